@@ -1,0 +1,117 @@
+"""One adapter a framework: arrays to and from NumPy, gradients, places to run, global state.
+
+A place is where a call runs: a device ("cpu", "cuda", "stand-in") or, in JAX, a transformation of the call
+("jit", "vmap"). A framework is imported only when an attempt in it is graded.
+"""
+
+import contextlib
+import importlib
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from graders import cost
+from graders.errors import Mismatch
+
+
+@dataclass(frozen=True)
+class Global:
+    """A piece of global state that an attempt must leave as it found it."""
+
+    name: str
+    get: Callable[[], Any]
+    set: Callable[[Any], None]
+
+    def same(self, before: Any, after: Any) -> bool:
+        return bool(np.all(before == after)) if isinstance(before, np.ndarray) else bool(before == after)
+
+
+class Backend:
+    """NumPy's adapter, and what the others inherit."""
+
+    name = "numpy"
+    array_name = "np.ndarray"
+    dtypes: tuple[str, ...] = ("float32", "float64")
+
+    def places(self) -> tuple[str, ...]:
+        """Where a call can run beside the CPU, real or simulated."""
+        return ()
+
+    def real_devices(self) -> tuple[str, ...]:
+        return ()
+
+    def scope(self, arrays: Sequence[np.ndarray], place: str) -> contextlib.AbstractContextManager[Any]:  # noqa: ARG002
+        """What must be active while the attempt runs on these arrays."""
+        return contextlib.nullcontext()
+
+    def to(self, array: np.ndarray, place: str) -> Any:  # noqa: ARG002
+        """The framework's array, with the layout of the NumPy array where the framework has layouts."""
+        return array
+
+    def back(self, array: Any) -> np.ndarray:
+        return np.asarray(array)
+
+    def is_array(self, value: Any) -> bool:
+        return type(value) is np.ndarray
+
+    def version(self, array: Any) -> int:  # noqa: ARG002
+        """A count of in-place updates, where the framework keeps one."""
+        return 0
+
+    def device(self, array: Any) -> str:  # noqa: ARG002
+        return "cpu"
+
+    def dtype(self, array: Any) -> str:
+        return str(array.dtype)
+
+    def shares_storage(self, a: Any, b: Any) -> bool:
+        return np.shares_memory(a, b)
+
+    def run(self, function: Callable[..., Any], args: Sequence[Any], options: Mapping[str, Any], place: str) -> Any:  # noqa: ARG002
+        return function(*args, **options)
+
+    def vjp(
+        self, function: Callable[..., Any], args: Sequence[Any], wrt: Sequence[int], upstream: Any
+    ) -> tuple[Any, list[Any]]:
+        """The function's result and, for each argument in wrt, upstream^T times the Jacobian."""
+        raise NotImplementedError(f"{self.name} has no automatic differentiation")
+
+    def cost(self, function: Callable[[Sequence[Any]], Any], arrays: Sequence[Any]) -> cost.Cost:
+        """What function(arrays) costs, counted."""
+        return cost.measure_numpy(lambda: function(arrays))
+
+    def warm(self) -> None:
+        """Imports what a grading would otherwise import late."""
+
+    def globals(self) -> tuple[Global, ...]:
+        return (
+            Global("NumPy's error state", np.geterr, lambda state: np.seterr(**state) and None),
+            Global("NumPy's global RNG", _numpy_rng, _set_numpy_rng),
+            Global("Python's random", random.getstate, random.setstate),
+        )
+
+
+def _numpy_rng() -> tuple[Any, ...]:
+    _, keys, *rest = np.random.get_state(legacy=True)
+    return (keys.tobytes(), *rest)
+
+
+def _set_numpy_rng(state: tuple[Any, ...]) -> None:
+    np.random.set_state(("MT19937", np.frombuffer(state[0], dtype=np.uint32), *state[1:]))
+
+
+def unreached(position: int) -> Mismatch:
+    """What a gradient of None means; the door names the argument."""
+    return Mismatch(f"no gradient reaches argument {position}: is it detached, or rebuilt from plain numbers?")
+
+
+def load(framework: str) -> Backend:
+    """The adapter of a framework; imports the framework."""
+    if framework == "numpy":
+        return Backend()
+    module = importlib.import_module(f"graders.backends.{framework}")
+    backend: Backend = module.BACKEND
+    return backend

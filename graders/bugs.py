@@ -1,0 +1,124 @@
+"""The bug bank: the usual mistakes as edits of the solution, and which of them an observation matches."""
+
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from graders import attempt as attempts
+from graders import backends, stubs
+from graders.attempt import Attempt
+from graders.catalogue import Kata
+from graders.errors import KataError, Mismatch, NotStarted
+
+if TYPE_CHECKING:
+    import pytest
+
+    from graders.plugin import Request
+
+
+@dataclass(frozen=True)
+class Edit:
+    frameworks: tuple[str, ...]
+    find: str
+    replace: str
+
+
+@dataclass(frozen=True)
+class Bug:
+    """A mistake: how it edits the solution, the check that must catch it first, and what to tell the person."""
+
+    name: str
+    check: str
+    says: str
+    edits: tuple[Edit, ...]
+
+    def frameworks(self) -> set[str]:
+        return {framework for edit in self.edits for framework in edit.frameworks}
+
+    def apply(self, source: str, framework: str, where: Path) -> str:
+        """The solution with the mistake in it. Raises KataError if an edit does not fit exactly once."""
+        for edit in self.edits:
+            if framework in edit.frameworks:
+                if (count := source.count(edit.find)) != 1:
+                    raise KataError(f"{where}: bug '{self.name}' finds its text {count} times, expected once: {edit.find!r}")
+                source = source.replace(edit.find, edit.replace)
+        return source
+
+
+def bank(kata: Kata) -> tuple[Bug, ...]:
+    """The kata's bugs. Raises KataError naming the entry that is wrong."""
+    try:
+        entries: list[dict[str, Any]] = tomllib.loads(kata.bugs.read_text(encoding="utf-8")).get("bug", [])
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise KataError(f"{kata.bugs}: the bug bank does not read: {error}") from error
+    return tuple(_bug(entry, kata.bugs) for entry in entries)
+
+
+def _bug(entry: dict[str, Any], where: Path) -> Bug:
+    try:
+        edits = tuple(Edit(tuple(e["frameworks"]), e["find"], e["replace"]) for e in entry["edits"])
+        return Bug(entry["name"], entry["check"], entry["says"], edits)
+    except (KeyError, TypeError) as error:
+        raise KataError(f"{where}: bug '{entry.get('name', '?')}' lacks {error}") from error
+
+
+def variants(kata: Kata, framework: str) -> Iterator[tuple[Bug, str]]:
+    """Each bug of a framework with the edited solution's source."""
+    path = kata.solution(framework)
+    source = path.read_text(encoding="utf-8")
+    for bug in bank(kata):
+        if framework in bug.frameworks():
+            yield bug, bug.apply(source, framework, kata.bugs)
+
+
+def likely(problem: Mismatch, item: "pytest.Item", request: "Request") -> list[str]:
+    """What the bugs say that give the same observation as the person's code; nothing unless that is clear.
+
+    Bugs that name the failing check come first; if several remain with different sentences, silence.
+    """
+    if problem.observe is None:
+        return []
+    backend = backends.load(request.framework)
+    matching = []
+    for bug, source in variants(request.kata, request.framework):
+        variant = _load(source, request, backend)
+        if _same(_observe(problem, variant), problem.observed):
+            matching.append(bug)
+    named = [bug for bug in matching if bug.check == item.name.removeprefix("test_")]
+    says = list(dict.fromkeys(bug.says for bug in named or matching))
+    return says if len(says) <= 2 else []
+
+
+def _load(source: str, request: "Request", backend: backends.Backend) -> Attempt:
+    signatures = stubs.signatures(request.kata, request.framework)
+    home = "cpu" if request.device == "auto" else request.device
+    path = Path("<variant>")
+    return attempts.load(path, request.kata.name, backend, request.kata.refused, signatures, source=source).on(home)
+
+
+def _observe(problem: Mismatch, variant: Attempt) -> Any:
+    assert problem.observe is not None
+    try:
+        return problem.observe(variant)
+    except NotStarted:
+        return None
+    except Mismatch as other:
+        return other.summary
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Two observations agree: equal sentences or numbers, arrays to a few hundred roundings."""
+    if isinstance(a, tuple) and isinstance(b, tuple):
+        return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        if a.shape != b.shape or a.dtype != b.dtype:
+            return False
+        wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
+        eps = 2.0 ** {8: -45, 4: -16, 2: -5}.get(a.dtype.itemsize, -45)
+        finite = np.abs(wide_b[np.isfinite(wide_b)])
+        return bool(np.allclose(wide_a, wide_b, rtol=0, atol=eps * float(np.max(finite, initial=1.0)), equal_nan=True))
+    return type(a) is type(b) and not isinstance(a, np.ndarray) and bool(a == b)

@@ -1,0 +1,95 @@
+"""Finds the katas: a kata exists because `katas/<name>/spec.md` does."""
+
+import difflib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import frontmatter
+
+from graders.errors import KataError
+
+ROOT = Path(__file__).resolve().parent.parent
+FRAMEWORKS = {"torch": "PyTorch", "jax": "JAX", "numpy": "NumPy"}
+DIFFICULTIES = ("easy", "medium", "hard")
+FIELDS: dict[str, type] = {
+    "title": str, "minutes": int, "frameworks": list, "difficulty": str, "track": str,
+    "levels": list, "refused": list, "sources": list,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Kata:
+    """What the front matter of `spec.md` says, and where the kata's files stand."""
+
+    folder: Path
+    title: str
+    minutes: int
+    frameworks: tuple[str, ...]
+    difficulty: str
+    track: str
+    levels: tuple[str, ...]
+    refused: tuple[str, ...]
+    sources: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def grader(self) -> Path:
+        return self.folder / ".grader.py"
+
+    @property
+    def bugs(self) -> Path:
+        return self.folder / ".bugs.toml"
+
+    def _suffix(self, framework: str) -> str:
+        return "" if framework == self.frameworks[0] else f"_{framework}"
+
+    def stub(self, framework: str) -> Path:
+        return self.folder / f"stub{self._suffix(framework)}.py"
+
+    def solution(self, framework: str) -> Path:
+        return self.folder.parent.parent / "solutions" / f"{self.name}{self._suffix(framework)}.py"
+
+
+def read(folder: Path) -> Kata:
+    """The kata in a folder. Raises KataError naming the field of its front matter that is wrong."""
+    spec = folder / "spec.md"
+    try:
+        fields: dict[str, Any] = frontmatter.load(str(spec)).metadata
+    except Exception as error:
+        raise KataError(f"{spec}: the front matter does not read: {error}") from error
+    for name, kind in FIELDS.items():
+        if name not in fields:
+            raise KataError(f"{spec}: the front matter has no '{name}'; add it")
+        if not isinstance(fields[name], kind):
+            raise KataError(f"{spec}: '{name}' should be a {kind.__name__}, is {fields[name]!r}")
+    if unknown := sorted(set(fields) - set(FIELDS)):
+        raise KataError(f"{spec}: the front matter has an unknown '{unknown[0]}'; known: {', '.join(FIELDS)}")
+    if not fields["frameworks"] or not set(fields["frameworks"]) <= set(FRAMEWORKS):
+        raise KataError(f"{spec}: 'frameworks' should list some of {', '.join(FRAMEWORKS)}")
+    if fields["difficulty"] not in DIFFICULTIES:
+        raise KataError(f"{spec}: 'difficulty' should be one of {', '.join(DIFFICULTIES)}")
+    frozen = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+    return Kata(folder=folder, **frozen)
+
+
+@cache
+def katas(root: Path = ROOT) -> tuple[Kata, ...]:
+    """Every kata, by name."""
+    return tuple(read(spec.parent) for spec in sorted((root / "katas").glob("*/spec.md")))
+
+
+def find(name: str, root: Path = ROOT) -> Kata:
+    """The kata of that name. Raises KataError naming the nearest one."""
+    folder = root / "katas" / name
+    if (folder / "spec.md").is_file():
+        return read(folder)
+    known = [kata.name for kata in katas(root)]
+    near = difflib.get_close_matches(name, known, n=1)
+    raise KataError(
+        f"there is no kata '{name}'; " + (f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(known)}")
+    )

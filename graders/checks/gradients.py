@@ -1,0 +1,88 @@
+"""Gradients: numerically, entry by entry, and against the kernel's own."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from graders.attempt import Attempt
+from graders.checks.cases import Case
+from graders.checks.values import _parameters, budget, compare, refuse
+from graders.errors import Mismatch
+
+STEP = 1e-6
+
+
+def _upstream(case: Case, rng: np.random.Generator) -> np.ndarray:
+    """Random and non-uniform: a sum's gradient of ones hides what a row's entries exchange."""
+    return rng.normal(size=case.exact().shape).astype(case.dtype)
+
+
+def _vjp(attempt: Attempt, case: Case, upstream: np.ndarray) -> list[np.ndarray]:
+    return attempt.vjp(case.name, case.args, upstream, wrt=case.wrt(), **case.options)
+
+
+def check_gradients(attempt: Attempt, case: Case, rng: np.random.Generator) -> None:
+    """Every input's gradient is the kernel's, in float64 and float32."""
+    for dtype in ("float64", "float32"):
+        typed = case.cast(dtype)
+        upstream = _upstream(typed, rng)
+        rough = typed.gradients(upstream)
+        exact = typed.cast("float64").gradients(upstream.astype(np.float64))
+        allowed = [budget(e, r.astype(typed.dtype)) for e, r in zip(exact, rough, strict=True)]
+        _judge(attempt, typed, upstream, exact, allowed)
+
+
+def check_numerical_gradients(attempt: Attempt, case: Case, rng: np.random.Generator) -> None:
+    """Every entry of every input's gradient is the central difference of the attempt's own forward.
+
+    In float64 with a step of 1e-6. The budget is 10 x the error that the same differences make on the kernel.
+    """
+    case = case.cast("float64")
+    upstream = _upstream(case, rng)
+    exact = case.gradients(upstream)
+    method = _differences(lambda args: case.kernel(*args, **case.options), case, upstream)
+    own = _differences(lambda args: attempt.call(case.name, *args, **case.options), case, upstream)
+    allowed = [
+        max(10 * float(np.max(np.abs(m - e), initial=0)), 1e-8 * float(np.max(np.abs(e), initial=1)))
+        for m, e in zip(method, exact, strict=True)
+    ]
+    _judge(attempt, case, upstream, own, allowed)
+
+
+def _judge(
+    attempt: Attempt, case: Case, upstream: np.ndarray, expected: list[np.ndarray], allowed: list[float]
+) -> None:
+    def observe(other: Attempt) -> Any:
+        return tuple(_vjp(other, case, upstream))
+
+    names = _parameters(attempt, case)
+    try:
+        got = _vjp(attempt, case, upstream)
+    except Mismatch as problem:
+        for position in case.wrt():
+            problem.summary = problem.summary.replace(f"argument {position}:", f"{names[position]}:")
+        problem.observed = problem.summary
+        raise refuse(problem, attempt, case, observe) if problem.observe is None else problem from None
+    for position, mine, right, limit in zip(case.wrt(), got, expected, allowed, strict=True):
+        if problem := compare(mine, right, limit, f"the gradient of {names[position]}"):
+            problem.observed = tuple(got)
+            raise refuse(problem, attempt, case, observe)
+
+
+def _differences(forward: Callable[[list[np.ndarray]], Any], case: Case, upstream: np.ndarray) -> list[np.ndarray]:
+    found = []
+    for position in case.wrt():
+        args = [np.array(x) for x in case.args]
+        x = args[position]
+        grad = np.empty_like(x)
+        for index in np.ndindex(x.shape):
+            middle = x[index]
+            x[index] = middle + STEP
+            above = forward(args)
+            x[index] = middle - STEP
+            below = forward(args)
+            x[index] = middle
+            grad[index] = float(np.sum((above - below) * upstream)) / (2 * STEP)
+        found.append(grad)
+    return found

@@ -1,0 +1,69 @@
+"""The same call in every place there is: devices, the stand-in, JAX's transformations."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from graders.attempt import Attempt
+from graders.checks.cases import Case
+from graders.checks.values import budget, compare, refuse, run
+from graders.errors import Mismatch
+
+Fused = Callable[[str], dict[str, np.ndarray]]
+
+
+def check_parity(attempt: Attempt, case: Case, places: tuple[str, ...], fused: Fused | None = None) -> None:
+    """In float32, in each place: forward and gradient agree with the float64 kernel, and places with each other.
+
+    `fused(device)` gives the results of PyTorch's own kernels there, by name, for attempts in PyTorch.
+    """
+    case = case.cast("float32")
+    exact = case.exact()
+    allowed = budget(exact, case.rough())
+    home = run(attempt, case)
+    for place in places:
+        there = attempt.on(place)
+
+        def observe(other: Attempt, place: str = place) -> np.ndarray:
+            return run(other.on(place), case)
+
+        try:
+            got = run(there, case)
+        except Mismatch as problem:
+            raise _explained(problem, place, observe) from None
+        against = {"the reference": exact, f"the same call on {attempt.place}": home}
+        if fused and attempt.framework == "torch":
+            against |= fused("cpu" if place == "stand-in" else place)
+        for name, expected in against.items():
+            if problem := compare(got, np.asarray(expected, np.float64), allowed, near=case.near):
+                problem.summary = f"{place} differs from {name}: {problem.summary}"
+                raise refuse(problem, there, case, observe)
+        if case.backward is not None:
+            _backward(there, case, home.shape)
+
+
+def _backward(there: Attempt, case: Case, shape: tuple[int, ...]) -> None:
+    upstream = np.cos(np.arange(np.prod(shape), dtype=np.float32)).reshape(shape)
+    try:
+        got = there.vjp(case.name, case.args, upstream, wrt=case.wrt(), **case.options)
+    except Mismatch as problem:
+        raise _explained(problem, there.place, None) from None
+    exact = case.cast("float64").gradients(upstream.astype(np.float64))
+    for mine, right, rough in zip(got, exact, case.gradients(upstream), strict=True):
+        if problem := compare(mine, right, budget(right, rough), f"a gradient on {there.place}"):
+            raise problem
+
+
+def _explained(problem: Mismatch, place: str, observe: Callable[[Attempt], np.ndarray] | None) -> Mismatch:
+    """Why a call that is right on the CPU fails elsewhere."""
+    said = problem.summary
+    problem.observe, problem.observed = observe, said
+    if "same device" in said or "on the CPU" in said:
+        problem.summary = f"right on the CPU, fails on {place}: a tensor is made there without device="
+    elif "is on" in said or "are on" in said:
+        problem.summary = f"right on the CPU, fails on {place}: the result does not stay on its inputs' device"
+    elif "Tracer" in said or "trace" in said.lower():
+        problem.summary = f"right eagerly, fails under {place}: the value of an array decides what Python does"
+    else:
+        problem.summary = f"right on the CPU, fails {'under' if place in ('jit', 'vmap') else 'on'} {place}"
+    return problem.with_details(("because", said))

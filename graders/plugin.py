@@ -1,0 +1,157 @@
+"""The pytest plugin: options, which checks run, where they run, and the report."""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from graders.catalogue import FRAMEWORKS, ROOT, Kata, find
+from graders.errors import KataError
+
+DEVICES = ("auto", "cpu", "cuda", "stand-in")
+SECONDS = 10.0
+
+
+def level(number: int, *, only: tuple[str, ...] = (), seconds: float = SECONDS) -> pytest.MarkDecorator:
+    """Marks a check: the level it belongs to, the frameworks that have it (all), and its time limit."""
+    return pytest.mark.level(number, only=only, seconds=seconds)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("katas", "grading katas")
+    group.addoption("--framework", choices=FRAMEWORKS, help="grade the stub of this framework")
+    group.addoption("--attempt", metavar="FILE", help="grade this .py or .ipynb instead of the stub")
+    group.addoption("--solution", action="store_true", help="grade the reference solution")
+    group.addoption("--device", choices=DEVICES, default="auto", help="where to grade (default: auto)")
+    group.addoption("--level", type=int, metavar="N", help="grade up to level N")
+    group.addoption("--seed", type=int, metavar="N", help="replay the run with this seed")
+    group.addoption("--hint", action="store_true", help="name the likely mistake")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "level(number, only, seconds): the level a check belongs to")
+    if config.option.attempt and config.option.solution:
+        raise pytest.UsageError("--attempt and --solution exclude each other")
+    if config.option.attempt and not Path(config.option.attempt).is_file():
+        raise pytest.UsageError(f"--attempt {config.option.attempt}: there is no such file")
+    if config.option.seed is None:
+        config.option.seed = random.SystemRandom().randrange(100_000)
+    paths = [Path(argument.partition("::")[0]).resolve() for argument in config.args]
+    if paths and all(path.is_relative_to(ROOT / "katas") for path in paths):
+        from graders.reporter import install
+
+        install(config)
+
+
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is graded: one kata's attempt in one framework, and how."""
+
+    kata: Kata
+    framework: str
+    path: Path
+    device: str
+    seed: int
+    hint: bool
+    replay: str
+
+    @staticmethod
+    def of(kata: Kata, config: pytest.Config) -> "Request":
+        option = config.option
+        framework = option.framework or _framework(kata, option.attempt)
+        if framework not in kata.frameworks:
+            raise pytest.UsageError(f"{kata.name} is offered in {', '.join(kata.frameworks)}, not in {framework}")
+        stub = kata.solution(framework) if option.solution else kata.stub(framework)
+        path = Path(option.attempt).resolve() if option.attempt else stub
+        if not path.is_file():
+            raise pytest.UsageError(f"{path}: there is no such file")
+        chosen = {"--framework": option.framework, "--attempt": option.attempt, "--level": option.level}
+        words = ["pytest", f"katas/{kata.name}", *(f"{key} {value}" for key, value in chosen.items() if value)]
+        words += ["--solution"] if option.solution else []
+        words += [f"--device {option.device}"] if option.device != "auto" else []
+        replay = " ".join([*words, f"--seed {option.seed}"])
+        return Request(kata, framework, path, option.device, option.seed, option.hint, replay)
+
+
+def _framework(kata: Kata, attempt: str | None) -> str:
+    """The framework that the attempt's name ends in, as the stubs' names do; else the kata's first."""
+    stem = Path(attempt).stem if attempt else ""
+    return next((f for f in kata.frameworks if stem.endswith(f"_{f}")), kata.frameworks[0])
+
+
+def is_check(item: pytest.Item) -> bool:
+    return item.path.name == ".grader.py"
+
+
+def mark(item: pytest.Item) -> tuple[int, tuple[str, ...], float]:
+    found = item.get_closest_marker("level")
+    if found is None:
+        raise KataError(f"{item.path}: {item.name} has no level; mark it with @level(1)")
+    return found.args[0], found.kwargs["only"], found.kwargs["seconds"]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves the checks of the framework and the levels asked for, level by level."""
+    checks = [item for item in items if is_check(item)]
+    if not checks:
+        return
+    requests = {}
+    dropped = []
+    for item in checks:
+        name = item.path.parent.name
+        requests[name] = requests.get(name) or Request.of(find(name), config)
+        number, only, _ = mark(item)
+        if (only and requests[name].framework not in only) or number > (config.option.level or number):
+            dropped.append(item)
+    order = list(requests)
+    kept = sorted(
+        (item for item in checks if item not in dropped),
+        key=lambda item: (order.index(item.path.parent.name), mark(item)[0]),
+    )
+    config.hook.pytest_deselected(items=dropped)
+    others = [item for item in items if not is_check(item)]
+    items[:] = [*others, *kept]
+    from graders.session import Grading
+
+    config.pluginmanager.register(Grading(session, requests), "kata-grading")
+
+
+@pytest.fixture
+def attempt(request: pytest.FixtureRequest) -> Any:
+    """The person's code; each call goes through the door."""
+    return request.config.stash[ATTEMPT]()
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """The run's seed."""
+    return int(request.config.option.seed)
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest, seed: int) -> Any:
+    """Random numbers of this check alone: the same whichever other checks run."""
+    import zlib
+
+    import numpy as np
+
+    return np.random.default_rng([seed, zlib.crc32(request.node.name.encode())])
+
+
+ATTEMPT: pytest.StashKey[Any] = pytest.StashKey()
+
+
+@pytest.fixture
+def places(request: pytest.FixtureRequest) -> Iterator[tuple[str, ...]]:
+    """Where parity is checked: every real device, the stand-in where there is none, JAX's transformations."""
+    return request.config.stash[PLACES]  # type: ignore[return-value]
+
+
+PLACES: pytest.StashKey[tuple[str, ...]] = pytest.StashKey()

@@ -1,0 +1,222 @@
+"""A grading within pytest: each kata's checks run in a child process, their reports come back to this one."""
+
+import itertools
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from _pytest.runner import runtestprotocol
+
+from graders import attempt as attempts
+from graders import backends, bugs, stubs
+from graders.errors import KataError, Mismatch, NotStarted
+from graders.plugin import ATTEMPT, PLACES, Request, is_check, mark
+from graders.report import Check, Verdict
+from graders.sandbox import Limits, Sandbox
+
+# Plugins that would take the child's output away, or blame a check for what the attempt left unclosed.
+MEDDLING = ("capturemanager", "unraisableexception", "threadexception")
+VERDICTS: pytest.StashKey[dict[str, Verdict]] = pytest.StashKey()
+
+
+class Grading:
+    """Takes the kata checks out of pytest's own loop, and gives their reports back to it."""
+
+    def __init__(self, session: pytest.Session, requests: dict[str, Request]) -> None:
+        self.requests = requests
+        session.config.stash[VERDICTS] = {}
+        if session.config.getoption("numprocesses", None):
+            raise pytest.UsageError("katas are graded in one process each: run them without -n")
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
+        if session.config.option.collectonly or session.testsfailed:
+            return None
+        checks = [item for item in session.items if is_check(item)]
+        capture = session.config.pluginmanager.getplugin("capturemanager")
+        capture.suspend_global_capture(in_=True)
+        for name, items in itertools.groupby(checks, key=lambda item: item.path.parent.name):
+            grade_kata(session, self.requests[name], list(items))
+        capture.resume_global_capture()
+        session.items = [item for item in session.items if not is_check(item)]
+        return None if session.items else True
+
+
+def grade_kata(session: pytest.Session, request: Request, items: list[pytest.Item]) -> None:
+    """Runs one kata's checks in a sandbox and reports each; a death is a failure of the check it happened in."""
+    config = session.config
+    seconds = {item.nodeid: mark(item)[2] for item in items}
+    by_id = {item.nodeid: item for item in items}
+    found: dict[str, Check] = {}
+    backends.load(request.framework)
+    limits = Limits(total=getattr(config.option, "kata_timeout", None) or 600.0)
+    in_process = config.option.usepdb or config.option.trace
+    box = Sandbox(run_checks, (session, request, items), source=str(request.path), limits=limits, method=_method())
+    running, offset, places = items[0].nodeid, 0, ("cpu",)
+    if in_process:
+        messages: Any = _here(session, request, items)
+    else:
+        messages = box.messages()
+    try:
+        for kind, *rest in messages:
+            if kind == "places":
+                places = rest[0]
+            elif kind == "start":
+                running = rest[0]
+                box.limits.seconds = seconds[running]
+                offset = box.out.stat().st_size
+                config.hook.pytest_runtest_logstart(nodeid=running, location=by_id[running].location)
+            else:
+                for data in rest[1]:
+                    report = config.hook.pytest_report_from_serializable(config=config, data=data)
+                    if check := getattr(report, "kata", None):
+                        found[rest[0]] = Check(**check)
+                    config.hook.pytest_runtest_logreport(report=report)
+                config.hook.pytest_runtest_logfinish(nodeid=rest[0], location=by_id[rest[0]].location)
+        if box.death:
+            outcome = "error" if box.death.ours else "failed"
+            found[running] = _check(by_id[running], outcome, box.death.sentence)
+            _emit(config, by_id[running], found[running])
+        for item in items:
+            if item.nodeid not in found:
+                found[item.nodeid] = _check(item, "waiting", "")
+                _emit(config, item, found[item.nodeid])
+        failed = any(check.outcome in ("failed", "error") for check in found.values())
+        printed = tuple(box.output(offset)) if failed else ()
+    finally:
+        box.close()
+    config.stash[VERDICTS][request.kata.name] = Verdict(
+        kata=request.kata.name,
+        attempt=_short(request, config),
+        framework=request.framework,
+        device=" + ".join(places),
+        seed=request.seed,
+        checks=tuple(found[item.nodeid] for item in items),
+        replay=request.replay,
+        output=printed,
+    )
+
+
+def _method() -> str:
+    """fork where it is safe: not on Windows, and not on macOS, whose libraries break in forked children."""
+    return os.environ.get("KATAS_START") or ("fork" if sys.platform == "linux" else "spawn")
+
+
+def _short(request: Request, config: pytest.Config) -> str:
+    path = request.path
+    return str(path.relative_to(config.rootpath)) if path.is_relative_to(config.rootpath) else str(path)
+
+
+def run_checks(
+    send: Callable[[Any], None],
+    session: pytest.Session,
+    request: Request,
+    items: list[pytest.Item],
+    *,
+    isolated: bool = True,
+) -> None:
+    """In the child: every check of a level, then the next level if all passed."""
+    config = session.config
+    for name in MEDDLING if isolated else ():
+        config.pluginmanager.unregister(name=name)
+    prepare(config, request, send)
+    for _, group in itertools.groupby(items, key=lambda item: mark(item)[0]):
+        level = list(group)
+        passed = True
+        for i, item in enumerate(level):
+            sys.stdout.flush()
+            send(("start", item.nodeid))
+            reports = runtestprotocol(item, log=False, nextitem=level[i + 1] if i + 1 < len(level) else None)
+            data = [config.hook.pytest_report_to_serializable(config=config, report=r) for r in reports]
+            passed &= all(report.passed for report in reports)
+            send(("done", item.nodeid, data))
+            if getattr(reports[0], "kata", None) and reports[0].failed:
+                return
+        if not passed:
+            return
+
+
+def prepare(config: pytest.Config, request: Request, send: Callable[[Any], None]) -> None:
+    """Loads the attempt, or keeps what is wrong with it for the first check that asks."""
+    backend = backends.load(request.framework)
+    home = "cpu" if request.device == "auto" else request.device
+    offered = ("cpu", "stand-in", *backend.real_devices())
+    if home not in offered or (home == "stand-in" and request.framework != "torch"):
+        raise KataError(f"--device {home}: {request.framework} has no such device here")
+    elsewhere = backend.places() if request.device == "auto" else tuple({"cpu", home} - {home})
+    if request.framework == "jax":
+        elsewhere = tuple(dict.fromkeys(["jit", "vmap", *elsewhere]))
+    send(("places", (home, *elsewhere)))
+    config.stash[PLACES] = elsewhere
+    outcome: Any
+    try:
+        signatures = stubs.signatures(request.kata, request.framework)
+        outcome = attempts.load(request.path, request.kata.name, backend, request.kata.refused, signatures).on(home)
+    except Mismatch as problem:
+        outcome = problem
+
+    def give() -> Any:
+        if isinstance(outcome, Mismatch):
+            raise outcome
+        return outcome
+
+    config.stash[ATTEMPT] = give
+    config.pluginmanager.register(Outcomes(request), "kata-outcomes")
+
+
+class Outcomes:
+    """In the child: turns what a check raised into the Check that travels with its report."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+        report = yield
+        if call.when == "call" or call.excinfo:
+            error = call.excinfo.value if call.excinfo else None
+            outcome, message = self.read(error, item)
+            seconds = call.duration
+            report.kata = vars(_check(item, outcome, message, seconds))
+            if error is not None:
+                report.longrepr = message
+        return report
+
+    def read(self, error: BaseException | None, item: pytest.Item) -> tuple[str, str]:
+        if error is None:
+            return "passed", ""
+        if isinstance(error, NotStarted):
+            return "not started", f"`{error}` still has the stub's body"
+        if isinstance(error, Mismatch):
+            text = error.text()
+            if self.request.hint:
+                text += "".join(f"\nlikely    {said}" for said in bugs.likely(error, item, self.request))
+            return "failed", text
+        import traceback
+
+        return "error", "".join(traceback.format_exception(error))
+
+
+def _check(item: pytest.Item, outcome: str, message: str, seconds: float = 0.0) -> Check:
+    sentence = (getattr(item, "obj", None).__doc__ or "").strip().splitlines()
+    name = item.name.removeprefix("test_")
+    return Check(name, mark(item)[0], outcome, message, round(seconds, 4), sentence[0] if sentence else "")
+
+
+def _emit(config: pytest.Config, item: pytest.Item, check: Check) -> None:
+    """A report for a check that did not run to its end."""
+    waiting = check.outcome == "waiting"
+    longrepr: Any = (str(item.path), 0, "waiting for an earlier level") if waiting else check.message
+    report = pytest.TestReport(
+        item.nodeid, item.location, {}, "skipped" if waiting else "failed", longrepr, "call", kata=vars(check)
+    )
+    config.hook.pytest_runtest_logreport(report=report)
+
+
+def _here(session: pytest.Session, request: Request, items: list[pytest.Item]) -> Iterator[Any]:
+    """In this process, for a debugger: no limits, no protection."""
+    kept: list[Any] = []
+    run_checks(kept.append, session, request, items, isolated=False)
+    yield from kept
