@@ -1,5 +1,6 @@
 """The one door through which a grader calls the person's code: NumPy in, NumPy out, guarded."""
 
+import ast
 import difflib
 import inspect
 import linecache
@@ -16,6 +17,7 @@ import numpy as np
 
 from graders import notebook
 from graders.backends import Backend
+from graders.catalogue import FRAMEWORKS
 from graders.cost import Cost
 from graders.errors import Mismatch, NotStarted
 from graders.scratch import Watch
@@ -38,6 +40,11 @@ class Attempt:
 
     def on(self, place: str) -> "Attempt":
         return replace(self, place=place)
+
+    @property
+    def directly(self) -> "Attempt":
+        """The attempt where calls are made as the person would make them."""
+        return self.on(self.backend.direct) if self.place == "cpu" else self
 
     @property
     def framework(self) -> str:
@@ -69,6 +76,20 @@ class Attempt:
             out = guards.run(lambda: self.backend.run(function, native, extra, self.place))
             return guards.results(out, arrays)
 
+    def sweep(self, name: str, calls: Sequence[Sequence[np.ndarray]], **options: Any) -> list[np.ndarray]:
+        """Many calls alike, as finite differences need them: guarded once, around them all."""
+        function = self.function(name)
+        self._check_signature(name, function, calls[0], options)
+        given = {**_named(function, calls[0]), **options}
+        with self.backend.scope(_arrays(given.values()), self.place), Guards(self, name, given) as guards:
+            _, extra = guards.convert(calls[0], options)
+            return guards.run(
+                lambda: [
+                    guards.result(self.backend.run(function, [self.to(x) for x in args], extra, self.place), name)
+                    for args in calls
+                ]
+            )
+
     def vjp(
         self, name: str, args: Sequence[np.ndarray], upstream: np.ndarray, *, wrt: Sequence[int], **options: Any
     ) -> list[np.ndarray]:
@@ -99,6 +120,26 @@ class Attempt:
             native, _ = guards.convert(args, options)
             found: Cost = guards.run(lambda: self.backend.cost(lambda xs: function(*xs, **options), native))
             return found
+
+    def trace(self, name: str, args: Sequence[np.ndarray], options: Mapping[str, Any]) -> None:
+        """Takes the person's code through one call under the watch, for what it does on the way."""
+        function = self.function(name)
+        given = {**_named(function, args), **options}
+        with self.backend.scope(_arrays(given.values()), self.place), Guards(self, name, given) as guards:
+            native, extra = guards.convert(args, options)
+            with self.watch:
+                guards.run(lambda: self.backend.trace(function, native, extra))
+
+    def foreign_imports(self) -> list[tuple[int, str]]:
+        """Where the file imports another framework than its own, and which."""
+        tree = ast.parse("".join(linecache.getlines(str(self.path))))
+        found = []
+        for node in ast.walk(tree):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            tops = [name.partition(".")[0] for name in names]
+            found += [(node.lineno, top) for top in tops if top in FRAMEWORKS and top not in (self.framework, "numpy")]  # type: ignore[attr-defined]
+        return found
 
     def to(self, value: Any) -> Any:
         return self.backend.to(value, self.place) if isinstance(value, np.ndarray) else value
@@ -152,8 +193,7 @@ class Guards:
         versions = {key: self.backend.version(x) for key, x in self.inputs.items() if key in self.kept}
         state = [(item, item.get()) for item in self.backend.globals()]
         try:
-            with self.attempt.watch:
-                out = call()
+            out = call()
         except (Mismatch, NotStarted):
             raise
         except BaseException as error:

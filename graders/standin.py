@@ -72,6 +72,10 @@ def unwrap(tensor: torch.Tensor) -> torch.Tensor:
 
 
 class _Operators(TorchDispatchMode):
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # or torch imports its compiler at the first operation, which takes a second
+
     def __torch_dispatch__(self, function: Operator, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
         return dispatch(function, args, kwargs or {})
 

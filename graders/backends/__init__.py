@@ -34,7 +34,10 @@ class Backend:
 
     name = "numpy"
     array_name = "np.ndarray"
-    dtypes: tuple[str, ...] = ("float32", "float64")
+    dtypes: tuple[str, ...] = ("float32", "float64")  # what the dtype check covers
+    value_dtypes: tuple[str, ...] = ("float64", "float32")  # what every values check covers
+    direct: str = "cpu"  # the place where a call is made as the person would make it
+    examples: int = 20  # drawn for a property
 
     def places(self) -> tuple[str, ...]:
         """Where a call can run beside the CPU, real or simulated."""
@@ -72,6 +75,10 @@ class Backend:
 
     def run(self, function: Callable[..., Any], args: Sequence[Any], options: Mapping[str, Any], place: str) -> Any:  # noqa: ARG002
         return function(*args, **options)
+
+    def trace(self, function: Callable[..., Any], args: Sequence[Any], options: Mapping[str, Any]) -> None:
+        """Takes the person's code through one call; the result does not matter."""
+        function(*args, **options)
 
     def vjp(
         self, function: Callable[..., Any], args: Sequence[Any], wrt: Sequence[int], upstream: Any

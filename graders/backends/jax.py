@@ -1,6 +1,7 @@
 """JAX: eager arrays, and the same call under jit, under vmap and on each device there is."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,10 @@ jax.config.update("jax_compilation_cache_dir", str(ROOT / ".katas" / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 jax.config.update("jax_default_matmul_precision", "highest")
+jax.config.update("jax_disable_most_optimizations", True)
+EAGER = "eager"
+# What an array's value deciding in Python, or NumPy on a traced array, raises.
+CONCRETE = (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError, jax.errors.NonConcreteBooleanIndexError)
 FLAGS = ("jax_enable_x64", "jax_default_matmul_precision", "jax_debug_nans", "jax_numpy_dtype_promotion")
 
 
@@ -23,6 +28,12 @@ class JaxBackend(Backend):
     name = "jax"
     array_name = "jax.Array"
     dtypes = ("float32", "float64", "bfloat16")
+    value_dtypes = ("float32",)  # each further one is a further program to compile
+    direct = EAGER
+    examples = 8
+
+    def __init__(self) -> None:
+        self.programs: dict[Any, Callable[..., Any]] = {}
 
     def real_devices(self) -> tuple[str, ...]:
         return ("cuda",) if jax.default_backend() == "gpu" else ()
@@ -52,26 +63,60 @@ class JaxBackend(Backend):
         return a is b
 
     def run(self, function: Callable[..., Any], args: Sequence[Any], options: Mapping[str, Any], place: str) -> Any:
-        arrays = {name: value for name, value in options.items() if isinstance(value, jax.Array)}
-        static = {name: value for name, value in options.items() if name not in arrays}
-        if place == "jit":
-            return jax.jit(lambda args, arrays: function(*args, **arrays, **static))(tuple(args), arrays)
-        if place == "vmap":
-            twice = jax.tree.map(lambda x: jnp.stack([x, x]), (tuple(args), arrays))
-            return jax.vmap(lambda args, arrays: function(*args, **arrays, **static))(*twice)[0]
-        return function(*args, **options)
+        """Compiled as a whole, which is ten times as fast as operation by operation; eagerly where it does not trace."""
+        if place == EAGER:
+            return function(*args, **options)
+        arrays, compiled = self._compiled(function, options, place)
+        try:
+            return compiled(tuple(args), arrays)
+        except CONCRETE:
+            if place != "cpu":
+                raise
+            return function(*args, **options)
+
+    def trace(self, function: Callable[..., Any], args: Sequence[Any], options: Mapping[str, Any]) -> None:
+        try:
+            jax.make_jaxpr(functools.partial(function, **options))(*args)
+        except CONCRETE:
+            function(*args, **options)
 
     def vjp(
         self, function: Callable[..., Any], args: Sequence[Any], wrt: Sequence[int], upstream: Any
     ) -> tuple[Any, list[Any]]:
-        def of(*chosen: Any) -> Any:
-            full = list(args)
-            for position, value in zip(wrt, chosen, strict=True):
-                full[position] = value
-            return function(*full)
+        def both(args: tuple[Any, ...], upstream: Any) -> tuple[Any, Any]:
+            def of(*chosen: Any) -> Any:
+                full = list(args)
+                for position, value in zip(wrt, chosen, strict=True):
+                    full[position] = value
+                return function(*full)
 
-        out, pullback = jax.vjp(of, *(args[i] for i in wrt))
-        return out, list(pullback(upstream))
+            out, pullback = jax.vjp(of, *(args[i] for i in wrt))
+            return out, pullback(upstream)
+
+        try:
+            out, grads = jax.jit(both)(tuple(args), upstream)
+        except CONCRETE:
+            out, grads = both(tuple(args), upstream)
+        return out, list(grads)
+
+    def _compiled(
+        self, function: Callable[..., Any], options: Mapping[str, Any], place: str
+    ) -> tuple[dict[str, Any], Callable[..., Any]]:
+        """The call with its arrays as arguments and the rest fixed; the same object for the same call."""
+        arrays = {name: value for name, value in options.items() if isinstance(value, jax.Array)}
+        static = {name: value for name, value in options.items() if name not in arrays}
+        key = (function, tuple(static.items()), place)
+        if key not in self.programs:
+
+            def call(args: tuple[Any, ...], arrays: dict[str, Any]) -> Any:
+                return function(*args, **arrays, **static)
+
+            def twice(args: tuple[Any, ...], arrays: dict[str, Any]) -> Any:
+                stacked = jax.tree.map(lambda x: jnp.stack([x, x]), (args, arrays))
+                return jax.vmap(call)(*stacked)[1]
+
+            self.programs[key] = jax.jit(twice if place == "vmap" else call)
+        return arrays, self.programs[key]
 
     def cost(self, function: Callable[[Sequence[Any]], Any], arrays: Sequence[Any]) -> cost.Cost:
         return cost.measure_jax(lambda *xs: function(xs), *arrays)

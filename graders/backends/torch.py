@@ -70,7 +70,8 @@ class TorchBackend(Backend):
         out = function(*leaves)
         if not out.requires_grad:
             raise unreached(wrt[0])
-        grads = torch.autograd.grad(out, [leaves[i] for i in wrt], upstream, allow_unused=True)
+        # Of a scalar: given an upstream gradient, torch.autograd.grad imports sympy first, which takes half a second.
+        grads = torch.autograd.grad((out * upstream).sum(), [leaves[i] for i in wrt], allow_unused=True)
         for position, grad in zip(wrt, grads, strict=True):
             if grad is None:
                 raise unreached(position)

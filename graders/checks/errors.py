@@ -2,7 +2,7 @@
 
 from graders.attempt import Attempt
 from graders.checks.cases import Case
-from graders.checks.values import called, run
+from graders.checks.values import called
 from graders.errors import Mismatch
 
 
@@ -11,7 +11,7 @@ def check_raises(attempt: Attempt, case: Case, error: type[Exception], why: str)
 
     def observe(other: Attempt) -> str:
         try:
-            run(other, case)
+            other.trace(case.name, case.args, case.options)
         except Mismatch as problem:
             if problem.raised is None:
                 raise

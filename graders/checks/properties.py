@@ -6,18 +6,19 @@ from typing import Any
 import hypothesis
 from hypothesis import HealthCheck, Phase, settings
 
+from graders.attempt import Attempt
 from graders.errors import Mismatch
 
 
 def for_all(
-    strategy: Any, judge: Callable[[Any], None], *, seed: int, examples: int = 20, describe: Callable[[Any], str] = str
+    attempt: Attempt, strategy: Any, judge: Callable[[Any], None], *, seed: int, describe: Callable[[Any], str] = str
 ) -> None:
-    """judge(case) for `examples` drawn cases; the Mismatch of the smallest that fails, with its description."""
+    """judge(case) for as many drawn cases as the framework can afford; the Mismatch of the smallest that fails, with its description."""
     drawn: list[Any] = []
 
     @hypothesis.seed(seed)
     @settings(
-        max_examples=examples,
+        max_examples=attempt.backend.examples,
         deadline=None,
         database=None,
         derandomize=False,

@@ -1,8 +1,8 @@
 """From scratch: what the kata is about is written by the person, not called."""
 
 from graders.attempt import Attempt
+from graders.catalogue import FRAMEWORKS
 from graders.checks.cases import Case
-from graders.checks.values import run
 from graders.errors import Mismatch
 
 
@@ -12,9 +12,15 @@ def check_from_scratch(attempt: Attempt, *cases: Case) -> None:
     def observe(other: Attempt) -> str:
         other.watch.used.clear()
         for case in cases:
-            run(other, case)
+            other.trace(case.name, case.args, case.options)
         return ", ".join(use.path for use in other.watch.used)
 
+    for line, name in attempt.foreign_imports():
+        raise Mismatch(
+            f"line {line} imports {name}: this kata is written in {FRAMEWORKS[attempt.framework]} alone",
+            observe=lambda other: [name for _, name in other.foreign_imports()],
+            observed=[name for _, name in attempt.foreign_imports()],
+        )
     if observe(attempt):
         use = attempt.watch.used[0]
         name = use.path.rpartition(".")[2]

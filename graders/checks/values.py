@@ -89,26 +89,26 @@ def refuse(problem: Mismatch, attempt: Attempt, case: Case, observe: Callable[[A
 
 def check_shape(attempt: Attempt, case: Case, dims: Dims, axes: str) -> None:
     """The result has the named axes, in order."""
+    attempt = attempt.directly
     got = run(attempt, case)
     if got.shape != dims[axes]:
         problem = Mismatch(f"{case.name}: out {dims.complaint(got.shape, axes)}", observed=got)
-        raise refuse(problem, attempt, case, lambda other: run(other, case))
+        raise refuse(problem, attempt, case, lambda other: run(other.on(attempt.place), case))
 
 
 def check_dtype(attempt: Attempt, case: Case, dtypes: Sequence[str] | None = None) -> None:
-    """The result has the dtype of the inputs, and is right to that dtype's precision."""
+    """The result has the dtype of the inputs."""
     for dtype in dtypes or attempt.backend.dtypes:
         typed = case.cast(dtype)
         got = run(attempt, typed)
         if got.dtype != typed.dtype:
             problem = Mismatch(f"{case.name}: {dtype} in, {got.dtype} out; expected {dtype}", observed=got)
             raise refuse(problem, attempt, typed, lambda other, typed=typed: run(other, typed))
-        _judge(attempt, typed, got)
 
 
-def check_values(attempt: Attempt, case: Case, *, dtypes: Sequence[str] = ("float64", "float32")) -> None:
+def check_values(attempt: Attempt, case: Case, *, dtypes: Sequence[str] | None = None) -> None:
     """The values are the kernel's, in each dtype, within the derived budget."""
-    for dtype in dtypes:
+    for dtype in dtypes or attempt.backend.value_dtypes:
         typed = case.cast(dtype)
         _judge(attempt, typed, run(attempt, typed))
 
