@@ -1,5 +1,6 @@
 """The bug bank: the usual mistakes as edits of the solution, and which of them an observation matches."""
 
+import math
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -121,4 +122,6 @@ def _same(a: Any, b: Any) -> bool:
         eps = 2.0 ** {8: -45, 4: -16, 2: -5}.get(a.dtype.itemsize, -45)
         finite = np.abs(wide_b[np.isfinite(wide_b)])
         return bool(np.allclose(wide_a, wide_b, rtol=0, atol=eps * float(np.max(finite, initial=1.0)), equal_nan=True))
+    if isinstance(a, float) and isinstance(b, float):
+        return math.isclose(a, b, rel_tol=0.02)
     return type(a) is type(b) and not isinstance(a, np.ndarray) and bool(a == b)

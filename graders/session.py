@@ -3,7 +3,9 @@
 import itertools
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from _pytest.runner import runtestprotocol
 
 from graders import attempt as attempts
 from graders import backends, bugs, stubs
+from graders.catalogue import ROOT
 from graders.errors import KataError, Mismatch, NotStarted
 from graders.plugin import ATTEMPT, PLACES, Request, is_check, mark
 from graders.report import Check, Verdict
@@ -194,9 +197,14 @@ class Outcomes:
             if self.request.hint:
                 text += "".join(f"\nlikely    {said}" for said in bugs.likely(error, item, self.request))
             return "failed", text
-        import traceback
+        return "error", _fault(error)
 
-        return "error", "".join(traceback.format_exception(error))
+
+def _fault(error: BaseException) -> str:
+    """A fault of the suite: the error, then the frames of our own files."""
+    own = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).is_relative_to(ROOT)]
+    frames = [f"{Path(f.filename).relative_to(ROOT)}:{f.lineno}: {f.line}" for f in own if "site-packages" not in f.filename]
+    return "\n".join([f"a fault of the suite, not of the attempt: {type(error).__name__}: {error}", *frames])
 
 
 def _check(item: pytest.Item, outcome: str, message: str, seconds: float = 0.0) -> Check:

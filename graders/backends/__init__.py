@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from graders import cost
-from graders.errors import Mismatch
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ class Backend:
     def vjp(
         self, function: Callable[..., Any], args: Sequence[Any], wrt: Sequence[int], upstream: Any
     ) -> tuple[Any, list[Any]]:
-        """The function's result and, for each argument in wrt, upstream^T times the Jacobian."""
+        """The function's result and, for each argument in wrt, upstream^T times the Jacobian; None where it is cut."""
         raise NotImplementedError(f"{self.name} has no automatic differentiation")
 
     def cost(self, function: Callable[[Sequence[Any]], Any], arrays: Sequence[Any]) -> cost.Cost:
@@ -108,11 +107,6 @@ def _numpy_rng() -> tuple[Any, ...]:
 
 def _set_numpy_rng(state: tuple[Any, ...]) -> None:
     np.random.set_state(("MT19937", np.frombuffer(state[0], dtype=np.uint32), *state[1:]))
-
-
-def unreached(position: int) -> Mismatch:
-    """What a gradient of None means; the door names the argument."""
-    return Mismatch(f"no gradient reaches argument {position}: is it detached, or rebuilt from plain numbers?")
 
 
 def load(framework: str) -> Backend:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from graders import cost, standin
-from graders.backends import Backend, Global, unreached
+from graders.backends import Backend, Global
 
 
 class TorchBackend(Backend):
@@ -69,12 +69,9 @@ class TorchBackend(Backend):
         leaves = [arg.detach().requires_grad_() if i in wrt else arg for i, arg in enumerate(args)]
         out = function(*leaves)
         if not out.requires_grad:
-            raise unreached(wrt[0])
+            return out, [None for _ in wrt]
         # Of a scalar: given an upstream gradient, torch.autograd.grad imports sympy first, which takes half a second.
         grads = torch.autograd.grad((out * upstream).sum(), [leaves[i] for i in wrt], allow_unused=True)
-        for position, grad in zip(wrt, grads, strict=True):
-            if grad is None:
-                raise unreached(position)
         return out, list(grads)
 
     def cost(self, function: Callable[[Sequence[Any]], Any], arrays: Sequence[Any]) -> cost.Cost:

@@ -7,8 +7,7 @@ import numpy as np
 
 from graders.attempt import Attempt
 from graders.checks.cases import Case
-from graders.checks.values import _parameters, budget, compare, refuse
-from graders.errors import Mismatch
+from graders.checks.values import budget, compare, observable, parameters, refuse
 
 STEP = 1e-6
 
@@ -16,10 +15,6 @@ STEP = 1e-6
 def _upstream(case: Case, rng: np.random.Generator) -> np.ndarray:
     """Random and non-uniform: a sum's gradient of ones hides what a row's entries exchange."""
     return rng.normal(size=case.exact().shape).astype(case.dtype)
-
-
-def _vjp(attempt: Attempt, case: Case, upstream: np.ndarray) -> list[np.ndarray]:
-    return attempt.vjp(case.name, case.args, upstream, wrt=case.wrt(), **case.options)
 
 
 def check_gradients(attempt: Attempt, case: Case, rng: np.random.Generator) -> None:
@@ -42,7 +37,12 @@ def check_numerical_gradients(attempt: Attempt, case: Case, rng: np.random.Gener
     upstream = _upstream(case, rng)
     exact = case.gradients(upstream)
     method = _differences(lambda calls: [case.kernel(*args, **case.options) for args in calls], case, upstream)
-    own = _differences(lambda calls: attempt.sweep(case.name, calls, **case.options), case, upstream)
+
+    def forward(other: Attempt) -> list[np.ndarray]:
+        return _differences(lambda calls: other.sweep(case.name, calls, **case.options), case, upstream)
+
+    with observable(forward):
+        own = forward(attempt)
     allowed = [
         max(10 * float(np.max(np.abs(m - e), initial=0)), 1e-8 * float(np.max(np.abs(e), initial=1)))
         for m, e in zip(method, exact, strict=True)
@@ -53,20 +53,16 @@ def check_numerical_gradients(attempt: Attempt, case: Case, rng: np.random.Gener
 def _judge(
     attempt: Attempt, case: Case, upstream: np.ndarray, expected: list[np.ndarray], allowed: list[float]
 ) -> None:
-    def observe(other: Attempt) -> Any:
-        return tuple(_vjp(other, case, upstream))
+    names = parameters(attempt, case)
 
-    names = _parameters(attempt, case)
-    try:
-        got = _vjp(attempt, case, upstream)
-    except Mismatch as problem:
-        for position in case.wrt():
-            problem.summary = problem.summary.replace(f"argument {position}:", f"{names[position]}:")
-        problem.observed = problem.summary
-        raise refuse(problem, attempt, case, observe) if problem.observe is None else problem from None
+    def observe(other: Attempt) -> Any:
+        with observable(observe):
+            return tuple(other.vjp(case.name, case.args, upstream, wrt=case.wrt(), **case.options))
+
+    got = observe(attempt)
     for position, mine, right, limit in zip(case.wrt(), got, expected, allowed, strict=True):
         if problem := compare(mine, right, limit, f"the gradient of {names[position]}"):
-            problem.observed = tuple(got)
+            problem.observed = got
             raise refuse(problem, attempt, case, observe)
 
 

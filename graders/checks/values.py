@@ -1,12 +1,13 @@
 """Shape, dtype and values, against a float64 kernel within a budget derived from the kernel itself."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from graders.attempt import Attempt
+from graders.attempt import Attempt, call_text
 from graders.checks.cases import Case, Dims
 from graders.errors import Mismatch
 
@@ -61,14 +62,12 @@ def _first(where: np.ndarray) -> tuple[int, ...]:
 
 
 def called(attempt: Attempt, case: Case) -> tuple[str, str]:
-    from graders.attempt import call_text
-
-    names = [f"{name}" for name in _parameters(attempt, case)]
-    given = {**dict(zip(names, case.args, strict=False)), **case.options}
+    given = {**dict(zip(parameters(attempt, case), case.args, strict=False)), **case.options}
     return "called", f"{call_text(case.name, given)} on {attempt.place}"
 
 
-def _parameters(attempt: Attempt, case: Case) -> list[str]:
+def parameters(attempt: Attempt, case: Case) -> list[str]:
+    """The contract's names of the case's positional arguments."""
     signature = attempt.signatures.get(case.name, "")
     inner = signature.partition("(")[2].rpartition(")")[0]
     names = [part.split("=")[0].split(":")[0].strip() for part in inner.split(",")]
@@ -76,8 +75,21 @@ def _parameters(attempt: Attempt, case: Case) -> list[str]:
 
 
 def run(attempt: Attempt, case: Case) -> np.ndarray:
-    out: np.ndarray = attempt.call(case.name, *case.args, **case.options)
+    """The case's result; a Mismatch on the way can be observed again."""
+    place = attempt.place
+    with observable(lambda other: run(other.on(place), case)):
+        out: np.ndarray = attempt.call(case.name, *case.args, **case.options)
     return out
+
+
+@contextlib.contextmanager
+def observable(observe: Callable[[Attempt], Any]) -> Iterator[None]:
+    """Gives a Mismatch that comes up the way to make the same observation of another attempt."""
+    try:
+        yield
+    except Mismatch as problem:
+        problem.observe = problem.observe or observe
+        raise
 
 
 def refuse(problem: Mismatch, attempt: Attempt, case: Case, observe: Callable[[Attempt], Any]) -> Mismatch:
