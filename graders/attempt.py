@@ -109,13 +109,13 @@ class Attempt:
             out, grads = guards.run(
                 lambda: self.backend.vjp(lambda *leaves: function(*leaves, **extra), native, wrt, seed)
             )
+            guards.result(out, name)
             names = list(given)
             for position, grad in zip(wrt, grads, strict=True):
                 if grad is None:
                     raise Mismatch(
                         f"{name}: no gradient reaches {names[position]}: is it detached, or rebuilt from plain numbers?"
                     ).with_details(guards.called())
-            guards.results(out, 1)
             return [self.backend.back(grad) for grad in grads]
 
     def cost(self, name: str, args: Sequence[np.ndarray], options: Mapping[str, Any]) -> Cost:

@@ -60,6 +60,13 @@ class Request:
     seed: int
     hint: bool
     replay: str
+    level: int | None
+
+    def arguments(self) -> list[str]:
+        """A pytest run that grades the same."""
+        options = [f"--framework={self.framework}", f"--attempt={self.path}", f"--device={self.device}"]
+        options += [f"--seed={self.seed}", *(["--hint"] if self.hint else [])]
+        return [str(self.kata.grader), *options, *([f"--level={self.level}"] if self.level else [])]
 
     @staticmethod
     def of(kata: Kata, config: pytest.Config) -> "Request":
@@ -76,7 +83,7 @@ class Request:
         words += ["--solution"] if option.solution else []
         words += [f"--device {option.device}"] if option.device != "auto" else []
         replay = " ".join([*words, f"--seed {option.seed}"])
-        return Request(kata, framework, path, option.device, option.seed, option.hint, replay)
+        return Request(kata, framework, path, option.device, option.seed, option.hint, replay, option.level)
 
 
 def _framework(kata: Kata, attempt: str | None) -> str:

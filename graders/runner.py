@@ -23,10 +23,11 @@ def grade(
     seed: int | None = None,
     timeout: float = 60.0,
     hint: bool = False,
+    check: str | None = None,
 ) -> Verdict:
     """Grades a .py or .ipynb file and always returns a Verdict, whatever the attempt does.
 
-    level: grade up to this level (all). seed: replay (drawn afresh). timeout: seconds for all of it.
+    level: grade up to this level (all). check: this check alone (all), by its name. seed: replay (drawn afresh). timeout: seconds for all of it.
     Raises KataError for a kata that does not exist, ValueError for a framework that it does not offer,
     FileNotFoundError for a file that is not there.
     """
@@ -37,10 +38,12 @@ def grade(
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: there is no such file")
     options = {"framework": framework, "device": device, "level": level, "seed": seed}
-    args = [str(found.grader), "--attempt", str(Path(path).resolve())]
+    grader = f"{found.grader}::test_{check}" if check else str(found.grader)
+    args = [grader, "--attempt", str(Path(path).resolve())]
     args += [f"--{name}={value}" for name, value in options.items() if value is not None]
     args += ["--hint"] if hint else []
-    answer = _server(framework).ask({"args": args, "timeout": timeout})
+    settings = {name: value for name, value in os.environ.items() if name.startswith("KATAS_")}
+    answer = _server(framework).ask({"args": args, "timeout": timeout, "settings": settings})
     if isinstance(answer, Verdict):
         return answer
     fault = Check("grading", 1, "error", str(answer))

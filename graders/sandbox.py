@@ -31,12 +31,22 @@ SHOWN = 20  # lines of output kept at each end
 
 @dataclass
 class Limits:
-    """seconds is for one step (what lies between two messages), total for all of them."""
+    """seconds is for one step (what lies between two messages), total for all of them; memory, output in bytes.
+
+    The environment variables KATAS_SECONDS and KATAS_MEMORY_GB override them, for a slow or a small machine.
+    """
 
     seconds: float = 10.0
     total: float = 600.0
     memory: int = 4 * GIB
     output: int = 8 * 2**20
+    override: float = 0.0
+
+    @staticmethod
+    def from_environment(total: float) -> "Limits":
+        seconds = float(os.environ.get("KATAS_SECONDS", "0"))
+        memory = int(float(os.environ.get("KATAS_MEMORY_GB", "4")) * GIB)
+        return Limits(seconds=seconds or 10.0, total=total, memory=memory, override=seconds)
 
 
 @dataclass

@@ -1,5 +1,7 @@
 """The warm process behind `grade()`: imports everything, runs no operation, and forks for each request."""
 
+import contextlib
+import io
 import json
 import os
 import select
@@ -40,11 +42,15 @@ def _warm(framework: str) -> None:
 
 def _answer(request: dict[str, Any]) -> str:
     """Forks a child that runs pytest; the child watches its own child, this one watches the clock."""
+    if not hasattr(os, "fork"):
+        return _run(request)
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(read)
-        _run(request, write)
+        with os.fdopen(write, "w") as pipe:
+            pipe.write(_run(request))
+        os._exit(0)
     os.close(write)
     text, late = _read(read, time.monotonic() + request["timeout"] + GRACE)
     os.close(read)
@@ -67,17 +73,13 @@ def _read(descriptor: int, deadline: float) -> tuple[str, bool]:
     return "", True
 
 
-def _run(request: dict[str, Any], write: int) -> None:
-    """In the child: pytest over the kata's grader, its verdict into the pipe."""
+def _run(request: dict[str, Any]) -> str:
+    """pytest over the kata's grader, and the verdict that comes of it; what pytest prints is kept for a fault."""
     import pytest
 
     from graders.session import VERDICTS
 
-    quiet = os.open(os.devnull, os.O_RDWR)
-    log = os.memfd_create("log") if hasattr(os, "memfd_create") else os.dup(quiet)
-    os.dup2(quiet, 0)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
+    os.environ.update(request["settings"])
     answer: dict[str, str] = {}
 
     class Keep:
@@ -89,18 +91,16 @@ def _run(request: dict[str, Any], write: int) -> None:
             for verdict in session.config.stash.get(VERDICTS, {}).values():
                 answer["verdict"] = verdict.to_json()
 
+    without = [word for name in ("faulthandler", "warnings", "logging") for word in ("-p", f"no:{name}")]
+    arguments = ["-p", "graders.plugin", "-c", str(ROOT / "pyproject.toml"), f"--rootdir={ROOT}", *without]
+    printed = io.StringIO()
     try:
-        arguments = ["-p", "graders.plugin", "-c", str(ROOT / "pyproject.toml"), f"--rootdir={ROOT}"]
-        code = pytest.main([*arguments, "-p", "no:faulthandler", "-p", "no:warnings", *request["args"]], plugins=[Keep()])
-        sys.stdout.flush()
-        if not answer:
-            said = os.pread(log, 4000, max(0, os.fstat(log).st_size - 4000)).decode(errors="replace")
-            answer["fault"] = f"pytest ended with {code!r}:\n{said}"
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+            code = pytest.main([*arguments, *request["args"]], plugins=[Keep()])
+        answer = answer or {"fault": f"pytest ended with {code!r}:\n{printed.getvalue()[-4000:]}"}
     except BaseException as error:
-        answer["fault"] = f"{type(error).__name__}: {error}"
-    with os.fdopen(write, "w") as pipe:
-        pipe.write(json.dumps(answer))
-    os._exit(0)
+        answer = {"fault": f"{type(error).__name__}: {error}"}
+    return json.dumps(answer)
 
 
 if __name__ == "__main__":

@@ -15,12 +15,14 @@ from graders import attempt as attempts
 from graders import backends, bugs, stubs
 from graders.catalogue import ROOT
 from graders.errors import KataError, Mismatch, NotStarted
-from graders.plugin import ATTEMPT, PLACES, Request, is_check, mark
+from graders.plugin import ATTEMPT, PLACES, SECONDS, Request, is_check, mark
 from graders.report import Check, Verdict
 from graders.sandbox import Limits, Sandbox
 
 # Plugins that would take the child's output away, or blame a check for what the attempt left unclosed.
 MEDDLING = ("capturemanager", "unraisableexception", "threadexception")
+START_UP = 60.0  # seconds that imports may take before the attempt is loaded
+SEND: pytest.StashKey[Callable[[Any], None]] = pytest.StashKey()
 VERDICTS: pytest.StashKey[dict[str, Verdict]] = pytest.StashKey()
 
 
@@ -38,6 +40,9 @@ class Grading:
         if session.config.option.collectonly or session.testsfailed:
             return None
         checks = [item for item in session.items if is_check(item)]
+        if send := session.config.stash.get(SEND, None):
+            run_checks(send, session, next(iter(self.requests.values())), checks)
+            return True
         capture = session.config.pluginmanager.getplugin("capturemanager")
         capture.suspend_global_capture(in_=True)
         for name, items in itertools.groupby(checks, key=lambda item: item.path.parent.name):
@@ -53,22 +58,24 @@ def grade_kata(session: pytest.Session, request: Request, items: list[pytest.Ite
     seconds = {item.nodeid: mark(item)[2] for item in items}
     by_id = {item.nodeid: item for item in items}
     found: dict[str, Check] = {}
-    backends.load(request.framework)
-    limits = Limits(total=getattr(config.option, "kata_timeout", None) or 600.0)
-    in_process = config.option.usepdb or config.option.trace
-    box = Sandbox(run_checks, (session, request, items), source=str(request.path), limits=limits, method=_method())
-    running, offset, places = items[0].nodeid, 0, ("cpu",)
-    if in_process:
-        messages: Any = _here(session, request, items)
+    limits = Limits.from_environment(total=getattr(config.option, "kata_timeout", 600.0))
+    limits.seconds = START_UP
+    if _method() == "fork":
+        backends.load(request.framework)
+        box = Sandbox(run_checks, (session, request, items), source=str(request.path), limits=limits)
     else:
-        messages = box.messages()
+        box = Sandbox(start_anew, (request.arguments(),), source=str(request.path), limits=limits, method="spawn")
+    running, offset, places = items[0].nodeid, 0, ("cpu",)
+    debugging = config.option.usepdb or config.option.trace
+    messages: Any = _here(session, request, items) if debugging else box.messages()
     try:
         for kind, *rest in messages:
             if kind == "places":
                 places = rest[0]
+                box.limits.seconds = limits.override or SECONDS
             elif kind == "start":
                 running = rest[0]
-                box.limits.seconds = seconds[running]
+                box.limits.seconds = limits.override or seconds[running]
                 offset = box.out.stat().st_size
                 config.hook.pytest_runtest_logstart(nodeid=running, location=by_id[running].location)
             else:
@@ -139,6 +146,18 @@ def run_checks(
                 return
         if not passed:
             return
+
+
+def start_anew(send: Callable[[Any], None], arguments: list[str]) -> None:
+    """In a child that was not forked: the same pytest run, whose checks report to `send`."""
+
+    class Child:
+        @pytest.hookimpl(tryfirst=True)
+        def pytest_configure(self, config: pytest.Config) -> None:
+            config.stash[SEND] = send
+
+    quiet = ["-p", "no:warnings", "-p", "no:faulthandler", "-q", "-q", f"--rootdir={ROOT}"]
+    pytest.main([*arguments, *quiet, "-c", str(ROOT / "pyproject.toml"), "-W", "ignore"], plugins=[Child()])
 
 
 def prepare(config: pytest.Config, request: Request, send: Callable[[Any], None]) -> None:

@@ -40,7 +40,11 @@ def signatures(kata: Kata, framework: str) -> dict[str, str]:
 
 def is_untouched(source: str, kata: str) -> bool:
     """Whether every function of a stub still has the body that was derived for it."""
-    functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:
+        return False
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     return all(ast.unparse(node.body[-1]) == f"raise NotImplementedError({kata!r})" for node in functions)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from graders import cost
+from graders.errors import Mismatch
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,12 @@ class Backend:
             Global("NumPy's global RNG", _numpy_rng, _set_numpy_rng),
             Global("Python's random", random.getstate, random.setstate),
         )
+
+
+def same_shape(out: Any, upstream: Any) -> None:
+    """An upstream gradient that would broadcast hides a result of the wrong shape."""
+    if tuple(out.shape) != tuple(upstream.shape):
+        raise Mismatch(f"out has shape {tuple(out.shape)}, expected {tuple(upstream.shape)}")
 
 
 def _numpy_rng() -> tuple[Any, ...]:

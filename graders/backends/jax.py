@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from graders import cost
-from graders.backends import Backend, Global
+from graders.backends import Backend, Global, same_shape
 from graders.catalogue import ROOT
 
 jax.config.update("jax_compilation_cache_dir", str(ROOT / ".katas" / "jax"))
@@ -91,6 +91,7 @@ class JaxBackend(Backend):
                 return function(*full)
 
             out, pullback = jax.vjp(of, *(args[i] for i in wrt))
+            same_shape(out, upstream)
             return out, pullback(upstream)
 
         try:

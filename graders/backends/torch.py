@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from graders import cost, standin
-from graders.backends import Backend, Global
+from graders.backends import Backend, Global, same_shape
 
 
 class TorchBackend(Backend):
@@ -68,6 +68,9 @@ class TorchBackend(Backend):
     ) -> tuple[Any, list[Any]]:
         leaves = [arg.detach().requires_grad_() if i in wrt else arg for i, arg in enumerate(args)]
         out = function(*leaves)
+        if not self.is_array(out):
+            return out, [None for _ in wrt]
+        same_shape(out, upstream)
         if not out.requires_grad:
             return out, [None for _ in wrt]
         # Of a scalar: given an upstream gradient, torch.autograd.grad imports sympy first, which takes half a second.

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from graders.attempt import Attempt
+from graders.backends import same_shape
 from graders.checks.cases import Case
 from graders.checks.values import budget, compare, observable, parameters, refuse
 
@@ -75,7 +76,10 @@ def _differences(forward: Callable[[Any], Any], case: Case, upstream: np.ndarray
                 moved = np.array(case.args[position])
                 moved[index] += step
                 calls.append([*case.args[:position], moved, *case.args[position + 1 :]])
-    totals = [float(np.sum(out * upstream)) for out in forward(calls)]
+    totals = []
+    for out in forward(calls):
+        same_shape(out, upstream)
+        totals.append(float(np.sum(out * upstream)))
     slopes = iter((above - below) / (2 * STEP) for above, below in zip(totals[::2], totals[1::2], strict=True))
     shapes = [case.args[position].shape for position in case.wrt()]
     return [np.array([next(slopes) for _ in range(int(np.prod(shape)))]).reshape(shape) for shape in shapes]

@@ -1,0 +1,18 @@
+"""What the suite's own tests share."""
+
+from pathlib import Path
+
+from graders import katas
+
+OFFERED = [(kata, framework) for kata in katas() for framework in kata.frameworks]
+
+
+def name(value):
+    """A test id: the name of a kata or a bug, or the value itself."""
+    return getattr(value, "name", None) or str(value)
+
+
+def written(folder: Path, source: str, file: str = "attempt.py") -> Path:
+    path = folder / file
+    path.write_text(source, encoding="utf-8")
+    return path
