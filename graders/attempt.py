@@ -1,7 +1,7 @@
 """The one door through which a grader calls the person's code: NumPy in, NumPy out, guarded."""
 
 import ast
-import difflib
+import contextlib
 import inspect
 import linecache
 import sys
@@ -20,6 +20,8 @@ from graders.backends import Backend
 from graders.catalogue import FRAMEWORKS
 from graders.cost import Cost
 from graders.errors import Mismatch, NotStarted
+from graders.guards import Guards
+from graders.native import Native, nearest
 from graders.scratch import Watch
 
 
@@ -55,20 +57,44 @@ class Attempt:
             raise AttributeError(name)
         return lambda *args, **options: self.call(name, *args, **options)
 
-    def function(self, name: str) -> Callable[..., Any]:
-        """The person's function of that name; Mismatch naming the nearest if there is none."""
+    def find(self, name: str) -> Callable[..., Any]:
+        """The person's function or class of that name; Mismatch naming the nearest if there is none."""
         found = getattr(self.module, name, None)
         if callable(found):
             return found  # type: ignore[no-any-return]
         own = [key for key, value in vars(self.module).items() if callable(value) and not key.startswith("_")]
-        near = difflib.get_close_matches(name, own, n=1, cutoff=0.7)
+        near = nearest(name, own)
+        what = "class" if name[0].isupper() else "function"
         raise Mismatch(
-            f"expected a function `{name}`, found `{near[0]}`" if near else f"the file has no function `{name}`"
+            f"expected a {what} `{name}`, found `{near}`" if near else f"the file has no {what} `{name}`"
         ).with_details(("expected", self.signatures.get(name, name)))
+
+    def play(
+        self, name: str, scenario: Callable[[Native], Any], *, dtype: str = "float32", draws: bool = False, watched: bool = False
+    ) -> Any:
+        """Runs a scenario with the person's own objects behind the guards.
+
+        draws: it may advance the global random number generators. watched: under the watch, for from-scratch.
+        """
+        native = Native(self, name, dtype)
+        sample = np.zeros(1, dtype=dtype)
+        with self.backend.scope([sample], self.place), Guards(self, name, {}, draws=draws) as guards:
+            guards.doing = lambda: native.doing
+
+            def run() -> Any:
+                try:
+                    result = scenario(native)
+                    native.unchanged()
+                except Mismatch as problem:
+                    raise problem.with_details(("doing", f"{native.doing}, {dtype} on {self.place}")) from None
+                return result
+
+            with self.watch if watched else contextlib.nullcontext():
+                return guards.run(run)
 
     def call(self, name: str, *args: Any, arrays: int = 1, **options: Any) -> Any:
         """One guarded call; a single array, or a tuple of `arrays` of them, as NumPy."""
-        function = self.function(name)
+        function = self.find(name)
         self._check_signature(name, function, args, options)
         given = {**_named(function, args), **options}
         with self.backend.scope(_arrays(given.values()), self.place), Guards(self, name, given) as guards:
@@ -78,7 +104,7 @@ class Attempt:
 
     def sweep(self, name: str, calls: Sequence[Sequence[np.ndarray]], **options: Any) -> list[np.ndarray]:
         """Many calls alike, as finite differences need them: guarded once, around them all."""
-        function = self.function(name)
+        function = self.find(name)
         self._check_signature(name, function, calls[0], options)
         given = {**_named(function, calls[0]), **options}
         with self.backend.scope(_arrays(given.values()), self.place), Guards(self, name, given) as guards:
@@ -100,7 +126,7 @@ class Attempt:
         if self.framework == "numpy":
             found = self.call(f"{name}_backward", upstream, *args, arrays=len(wrt), **options)
             return list(found) if len(wrt) > 1 else [found]
-        function = self.function(name)
+        function = self.find(name)
         self._check_signature(name, function, args, options)
         given = {**_named(function, args), **options}
         with self.backend.scope(_arrays(given.values()), self.place), Guards(self, name, given) as guards:
@@ -120,7 +146,7 @@ class Attempt:
 
     def cost(self, name: str, args: Sequence[np.ndarray], options: Mapping[str, Any]) -> Cost:
         """What one call costs, counted; the same guards."""
-        function = self.function(name)
+        function = self.find(name)
         given = {**_named(function, args), **options}
         with self.backend.scope(_arrays(args), self.place), Guards(self, name, given) as guards:
             native, _ = guards.convert(args, options)
@@ -129,7 +155,7 @@ class Attempt:
 
     def trace(self, name: str, args: Sequence[np.ndarray], options: Mapping[str, Any]) -> None:
         """Takes the person's code through one call under the watch, for what it does on the way."""
-        function = self.function(name)
+        function = self.find(name)
         given = {**_named(function, args), **options}
         with self.backend.scope(_arrays(given.values()), self.place), Guards(self, name, given) as guards:
             native, extra = guards.convert(args, options)
@@ -137,15 +163,24 @@ class Attempt:
                 guards.run(lambda: self.backend.trace(function, native, extra))
 
     def foreign_imports(self) -> list[tuple[int, str]]:
-        """Where the file imports another framework than its own, and which."""
+        """Where the file imports another framework than its own, or what the kata refuses, and which."""
         tree = ast.parse("".join(linecache.getlines(str(self.path))))
         found = []
         for node in ast.walk(tree):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            tops = [name.partition(".")[0] for name in names]
-            found += [(node.lineno, top) for top in tops if top in FRAMEWORKS and top not in (self.framework, "numpy")]  # type: ignore[attr-defined]
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            else:
+                continue
+            found += [(node.lineno, self._foreign(name)) for name in names if self._foreign(name)]
         return found
+
+    def _foreign(self, imported: str) -> str:
+        top = imported.partition(".")[0]
+        if top in FRAMEWORKS and top not in (self.framework, "numpy"):
+            return top
+        return next((path for path in self.watch.refused if f"{imported}.".startswith(f"{path}.")), "")
 
     def to(self, value: Any) -> Any:
         return self.backend.to(value, self.place) if isinstance(value, np.ndarray) else value
@@ -161,126 +196,15 @@ class Attempt:
         except ValueError:
             return
 
+    def inner_function(self, error: BaseException) -> str:
+        """The name of the person's function that an exception came from."""
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(self.path)]
+        return frames[-1].name if frames else ""
+
     def frames(self, error: BaseException) -> str:
         """The person's own frames of an exception, innermost last."""
         frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(self.path)]
         return "\n".join(f"line {f.lineno}, in {f.name}: {f.line}" for f in frames)
-
-
-class Guards:
-    """What holds on every call: inputs and global state unchanged, results of the right kind."""
-
-    def __init__(self, attempt: Attempt, name: str, given: dict[str, Any]) -> None:
-        self.attempt, self.name, self.given = attempt, name, given
-        self.backend = attempt.backend
-        self.inputs: dict[str, Any] = {}
-
-    def __enter__(self) -> "Guards":
-        self.kept = {key: value.copy() for key, value in self.given.items() if isinstance(value, np.ndarray)}
-        self.warnings = warnings.catch_warnings(action="ignore")
-        self.warnings.__enter__()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.warnings.__exit__(None, None, None)
-        for key, value in self.kept.items():
-            if not same_bits(value, self.given[key]):
-                self.given[key][...] = value
-
-    def convert(self, args: Sequence[Any], options: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-        """The arguments as the framework's arrays, remembered for what is compared afterwards."""
-        native = [self.attempt.to(x) for x in args]
-        extra = {key: self.attempt.to(x) for key, x in options.items()}
-        self.inputs = dict(zip(self.given, [*native, *extra.values()], strict=True))
-        return native, extra
-
-    def run(self, call: Callable[[], Any]) -> Any:
-        """The call's result, or what it did wrong as a Mismatch."""
-        versions = {key: self.backend.version(x) for key, x in self.inputs.items() if key in self.kept}
-        state = [(item, item.get()) for item in self.backend.globals()]
-        try:
-            out = call()
-        except (Mismatch, NotStarted):
-            raise
-        except BaseException as error:
-            raise self.raised(error) from None
-        finally:
-            changed = [(item, before) for item, before in state if not item.same(before, item.get())]
-            for item, before in changed:
-                item.set(before)
-        if changed:
-            raise Mismatch(f"{self.name} changes {changed[0][0].name}; leave global state as it was found")
-        for key, version in versions.items():
-            now = self.backend.back(self.inputs[key])
-            if not same_bits(now, self.kept[key]) or self.backend.version(self.inputs[key]) != version:
-                raise Mismatch(f"{self.name} changes its argument {key} in place").with_details(self.called())
-        return out
-
-    def raised(self, error: BaseException) -> Exception:
-        if isinstance(error, NotImplementedError) and error.args == (self.attempt.kata,):
-            return NotStarted(self.name)
-        if isinstance(error, SystemExit):
-            said = f"{self.name} ends the program with sys.exit({error.code!r}); return a result or raise an error"
-        else:
-            said = f"{self.name} raised {type(error).__name__}" + (f": {error}" if str(error) else "")
-        details = [self.called()]
-        if frames := self.attempt.frames(error):
-            details.append(("at", frames))
-        return Mismatch(said, details=tuple(details), raised=error)
-
-    def results(self, out: Any, arrays: int) -> Any:
-        if arrays == 1:
-            return self.result(out, self.name)
-        if not isinstance(out, tuple | list) or len(out) != arrays:
-            got = f"{len(out)} values" if isinstance(out, tuple | list) else kind(out)
-            raise Mismatch(f"{self.name} returns {got}, expected a tuple of {arrays} arrays").with_details(self.called())
-        return tuple(self.result(x, f"{self.name}, result {i + 1},") for i, x in enumerate(out))
-
-    def result(self, out: Any, who: str) -> np.ndarray:
-        """One result as NumPy: exactly the framework's array, on its input's device, no alias of an input."""
-        backend = self.backend
-        if out is None:
-            raise Mismatch(f"{who} returns None: no return on this path?").with_details(self.called())
-        if not backend.is_array(out):
-            raise Mismatch(f"{who} returns {kind(out)}, expected a {backend.array_name}").with_details(self.called())
-        where = {backend.device(self.inputs[key]) for key in self.kept}
-        if where and backend.device(out) not in where:
-            found = backend.device(out)
-            raise Mismatch(f"{who} returns a result on {found}, its inputs are on {where.pop()}").with_details(
-                self.called()
-            )
-        for key in self.kept:
-            if backend.shares_storage(out, self.inputs[key]):
-                raise Mismatch(f"{who} returns an array that shares storage with {key}").with_details(self.called())
-        return backend.back(out)
-
-    def called(self) -> tuple[str, str]:
-        place = self.attempt.place
-        return "called", f"{call_text(self.name, self.given)} {'under' if place in ('jit', 'vmap') else 'on'} {place}"
-
-
-def call_text(name: str, given: dict[str, Any]) -> str:
-    """A call as people read it: shapes and dtypes of arrays, other values as they are."""
-
-    def one(value: Any) -> str:
-        return f"{value.shape} {value.dtype}" if isinstance(value, np.ndarray) else repr(value)
-
-    return f"{name}({', '.join(f'{key}: {one(value)}' for key, value in given.items())})"
-
-
-def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
-    if a.dtype != b.dtype or a.shape != b.shape:
-        return False
-    return bool(np.array_equal(a, b)) or np.ascontiguousarray(a).tobytes() == np.ascontiguousarray(b).tobytes()
-
-
-def kind(value: Any) -> str:
-    """A value's type as people say it."""
-    if isinstance(value, tuple | list):
-        return f"a {type(value).__name__} of {len(value)}"
-    origin = type(value).__module__.partition(".")[0]
-    article = "an" if type(value).__name__[0] in "aeiou" else "a"
-    return f"{article} {'' if origin == 'builtins' else origin + '.'}{type(value).__name__}"
 
 
 def _named(function: Callable[..., Any], args: Sequence[Any]) -> dict[str, Any]:

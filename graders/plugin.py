@@ -61,6 +61,7 @@ class Request:
     hint: bool
     replay: str
     level: int | None
+    source: str | None = None  # the attempt's text, where it stands in no file
 
     def arguments(self) -> list[str]:
         """A pytest run that grades the same."""

@@ -22,7 +22,8 @@ from graders.sandbox import Limits, Sandbox
 # Plugins that would take the child's output away, or blame a check for what the attempt left unclosed.
 MEDDLING = ("capturemanager", "unraisableexception", "threadexception")
 START_UP = 60.0  # seconds that imports may take before the attempt is loaded
-SEND: pytest.StashKey[Callable[[Any], None]] = pytest.StashKey()
+# What runs the checks in this very process, if anything does: run(session, request, items).
+RUN: pytest.StashKey[Callable[[pytest.Session, Request, list[pytest.Item]], None]] = pytest.StashKey()
 VERDICTS: pytest.StashKey[dict[str, Verdict]] = pytest.StashKey()
 
 
@@ -40,8 +41,8 @@ class Grading:
         if session.config.option.collectonly or session.testsfailed:
             return None
         checks = [item for item in session.items if is_check(item)]
-        if send := session.config.stash.get(SEND, None):
-            run_checks(send, session, next(iter(self.requests.values())), checks)
+        if run := session.config.stash.get(RUN, None):
+            run(session, next(iter(self.requests.values())), checks)
             return True
         capture = session.config.pluginmanager.getplugin("capturemanager")
         capture.suspend_global_capture(in_=True)
@@ -126,8 +127,9 @@ def run_checks(
     items: list[pytest.Item],
     *,
     isolated: bool = True,
+    first: bool = False,
 ) -> None:
-    """In the child: every check of a level, then the next level if all passed."""
+    """In the child: every check of a level, then the next level if all passed; or up to the first failure."""
     config = session.config
     for name in MEDDLING if isolated else ():
         config.pluginmanager.unregister(name=name)
@@ -144,6 +146,8 @@ def run_checks(
             send(("done", item.nodeid, data))
             if getattr(reports[0], "kata", None) and reports[0].failed:
                 return
+            if first and not passed:
+                return
         if not passed:
             return
 
@@ -154,7 +158,7 @@ def start_anew(send: Callable[[Any], None], arguments: list[str]) -> None:
     class Child:
         @pytest.hookimpl(tryfirst=True)
         def pytest_configure(self, config: pytest.Config) -> None:
-            config.stash[SEND] = send
+            config.stash[RUN] = lambda session, request, items: run_checks(send, session, request, items)
 
     quiet = ["-p", "no:warnings", "-p", "no:faulthandler", "-q", "-q", f"--rootdir={ROOT}"]
     pytest.main([*arguments, *quiet, "-c", str(ROOT / "pyproject.toml"), "-W", "ignore"], plugins=[Child()])
@@ -175,7 +179,8 @@ def prepare(config: pytest.Config, request: Request, send: Callable[[Any], None]
     outcome: Any
     try:
         signatures = stubs.signatures(request.kata, request.framework)
-        outcome = attempts.load(request.path, request.kata.name, backend, request.kata.refused, signatures).on(home)
+        source, refused = request.source, request.kata.refused
+        outcome = attempts.load(request.path, request.kata.name, backend, refused, signatures, source=source).on(home)
     except Mismatch as problem:
         outcome = problem
 
@@ -185,6 +190,8 @@ def prepare(config: pytest.Config, request: Request, send: Callable[[Any], None]
         return outcome
 
     config.stash[ATTEMPT] = give
+    if config.pluginmanager.hasplugin("kata-outcomes"):
+        config.pluginmanager.unregister(name="kata-outcomes")
     config.pluginmanager.register(Outcomes(request), "kata-outcomes")
 
 

@@ -5,9 +5,10 @@ A place is where a call runs: a device ("cpu", "cuda", "stand-in") or, in JAX, a
 """
 
 import contextlib
+import functools
 import importlib
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ class Global:
     name: str
     get: Callable[[], Any]
     set: Callable[[Any], None]
+    random: bool = False
 
     def same(self, before: Any, after: Any) -> bool:
         return bool(np.all(before == after)) if isinstance(before, np.ndarray) else bool(before == after)
@@ -67,14 +69,35 @@ class Backend:
     def device(self, array: Any) -> str:  # noqa: ARG002
         return "cpu"
 
+    def device_of(self, place: str) -> Any:
+        """The framework's own device of a place."""
+        return place
+
+    def device_name(self, place: str) -> str:  # noqa: ARG002
+        """What `device` says of an array in a place."""
+        return "cpu"
+
     def dtype(self, array: Any) -> str:
         return str(array.dtype)
+
+    def dtype_named(self, name: str) -> Any:
+        """The framework's own dtype of that name."""
+        return np.dtype(name)
 
     def shares_storage(self, a: Any, b: Any) -> bool:
         return np.shares_memory(a, b)
 
     def run(self, function: Callable[..., Any], args: Sequence[Any], options: Mapping[str, Any], place: str) -> Any:  # noqa: ARG002
         return function(*args, **options)
+
+    def compile(self, function: Callable[..., Any], static: Mapping[str, Any], place: str) -> Callable[..., Any]:  # noqa: ARG002
+        """The function with some options fixed, compiled where the framework does that in this place."""
+        return functools.partial(function, **static)
+
+    @contextlib.contextmanager
+    def many(self) -> Iterator[None]:
+        """While several attempts run in this process: whatever makes the next one cheaper."""
+        yield
 
     def trace(self, function: Callable[..., Any], args: Sequence[Any], options: Mapping[str, Any]) -> None:
         """Takes the person's code through one call; the result does not matter."""
@@ -96,8 +119,8 @@ class Backend:
     def globals(self) -> tuple[Global, ...]:
         return (
             Global("NumPy's error state", np.geterr, lambda state: np.seterr(**state) and None),
-            Global("NumPy's global RNG", _numpy_rng, _set_numpy_rng),
-            Global("Python's random", random.getstate, random.setstate),
+            Global("NumPy's global RNG", _numpy_rng, _set_numpy_rng, random=True),
+            Global("Python's random", random.getstate, random.setstate, random=True),
         )
 
 

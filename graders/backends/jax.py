@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -33,6 +33,7 @@ class JaxBackend(Backend):
     examples = 8
 
     def __init__(self) -> None:
+        self.whole = True  # whether a call is compiled as a whole
         self.programs: dict[Any, Callable[..., Any]] = {}
 
     def real_devices(self) -> tuple[str, ...]:
@@ -59,12 +60,34 @@ class JaxBackend(Backend):
         platform: str = next(iter(array.devices())).platform
         return "cuda" if platform == "gpu" else platform
 
+    def device_of(self, place: str) -> Any:
+        return _device(place)
+
+    def device_name(self, place: str) -> str:
+        return "cuda" if place == "cuda" else "cpu"
+
+    def dtype_named(self, name: str) -> Any:
+        return jnp.dtype(name)
+
+    def compile(self, function: Callable[..., Any], static: Mapping[str, Any], place: str) -> Callable[..., Any]:
+        bound = functools.partial(function, **static)
+        return jax.jit(bound) if place == "jit" else bound
+
+    @contextlib.contextmanager
+    def many(self) -> Iterator[None]:
+        """Operation by operation: what was compiled for one attempt serves the next, which a whole program does not."""
+        before, self.whole = self.whole, False
+        try:
+            yield
+        finally:
+            self.whole = before
+
     def shares_storage(self, a: Any, b: Any) -> bool:
         return a is b
 
     def run(self, function: Callable[..., Any], args: Sequence[Any], options: Mapping[str, Any], place: str) -> Any:
         """Compiled as a whole, which is ten times as fast as operation by operation; eagerly where it does not trace."""
-        if place == EAGER:
+        if place == EAGER or (place == "cpu" and not self.whole):
             return function(*args, **options)
         arrays, compiled = self._compiled(function, options, place)
         try:
@@ -94,6 +117,9 @@ class JaxBackend(Backend):
             same_shape(out, upstream)
             return out, pullback(upstream)
 
+        if not self.whole:
+            out, grads = both(tuple(args), upstream)
+            return out, list(grads)
         try:
             out, grads = jax.jit(both)(tuple(args), upstream)
         except CONCRETE:

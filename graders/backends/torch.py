@@ -54,8 +54,17 @@ class TorchBackend(Backend):
     def device(self, array: Any) -> str:
         return "stand-in" if isinstance(array, standin.StandIn) else str(array.device.type)
 
+    def device_of(self, place: str) -> Any:
+        return standin.DEVICE if place == "stand-in" else torch.device(place)
+
+    def device_name(self, place: str) -> str:
+        return place
+
     def dtype(self, array: Any) -> str:
         return str(array.dtype).removeprefix("torch.")
+
+    def dtype_named(self, name: str) -> Any:
+        return getattr(torch, name)
 
     def shares_storage(self, a: Any, b: Any) -> bool:
         if isinstance(a, standin.StandIn) and isinstance(b, standin.StandIn):
@@ -82,7 +91,7 @@ class TorchBackend(Backend):
 
     def globals(self) -> tuple[Global, ...]:
         return (
-            Global("torch's global RNG", lambda: torch.get_rng_state().numpy().tobytes(), _set_rng),
+            Global("torch's global RNG", lambda: torch.get_rng_state().numpy().tobytes(), _set_rng, random=True),
             Global("torch's default dtype", torch.get_default_dtype, torch.set_default_dtype),
             Global("torch's default device", lambda: str(torch.get_default_device()), torch.set_default_device),
             Global("torch's grad mode", torch.is_grad_enabled, _set_grad_mode),

@@ -8,7 +8,12 @@ from typing import Any
 import ml_dtypes  # noqa: F401 - gives NumPy the name "bfloat16"
 import numpy as np
 
+from graders.attempt import Attempt
+from graders.guards import call_text
+from graders.native import is_float
+
 Kernel = Callable[..., Any]
+Results = dict[str, np.ndarray]
 
 
 class Dims:
@@ -53,25 +58,46 @@ class Case:
     backward: Kernel | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     near: Callable[[tuple[int, ...]], str] | None = None
+    results: tuple[str, ...] = ("out",)
 
     def cast(self, dtype: str) -> "Case":
-        return replace(self, args=tuple(_cast(x, dtype) for x in self.args))
+        return replace(self, args=tuple(_cast(x, dtype) if isinstance(x, np.ndarray) else x for x in self.args))
 
-    def exact(self) -> np.ndarray:
+    def run(self, attempt: Attempt) -> Results:
+        out = attempt.call(self.name, *self.args, arrays=len(self.results), **self.options)
+        return self._named(out)
+
+    def trace(self, attempt: Attempt) -> None:
+        attempt.trace(self.name, self.args, self.options)
+
+    def called(self, attempt: Attempt) -> tuple[str, str]:
+        given = {**dict(zip(self.parameters(attempt), self.args, strict=False)), **self.options}
+        return "called", f"{call_text(self.name, given)} on {attempt.place}"
+
+    def parameters(self, attempt: Attempt) -> list[str]:
+        """The contract's names of the positional arguments."""
+        inner = attempt.signatures.get(self.name, "").partition("(")[2].rpartition(")")[0]
+        names = [part.split("=")[0].split(":")[0].strip() for part in inner.split(",")]
+        return names if len(names) >= len(self.args) else [f"argument {i}" for i in range(len(self.args))]
+
+    def exact(self) -> Results:
         """The kernel in float64, on the inputs as they are in the working dtype."""
-        out: np.ndarray = self.kernel(*self.cast("float64").args, **self.options)
-        return out
+        return self._named(self.kernel(*self.cast("float64").args, **self.options))
 
-    def rough(self) -> np.ndarray:
+    def rough(self) -> Results:
         """The kernel in the working dtype: how far a right formula may be off."""
-        return np.asarray(self.kernel(*self.args, **self.options)).astype(self.dtype)
+        found = self._named(self.kernel(*self.args, **self.options))
+        return {name: np.asarray(value).astype(self.dtype) for name, value in found.items()}
+
+    def _named(self, out: Any) -> Results:
+        return dict(zip(self.results, out if len(self.results) > 1 else (out,), strict=True))
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        return self.args[0].dtype
+        return next(x.dtype for x in self.args if isinstance(x, np.ndarray) and is_float(x))
 
     def wrt(self) -> list[int]:
-        return [i for i, x in enumerate(self.args) if is_float(x)]
+        return [i for i, x in enumerate(self.args) if isinstance(x, np.ndarray) and is_float(x)]
 
     def gradients(self, upstream: np.ndarray) -> list[np.ndarray]:
         if self.backward is None:
@@ -80,8 +106,45 @@ class Case:
         return [np.asarray(x) for x in (found if isinstance(found, tuple) else (found,))]
 
 
-def is_float(x: np.ndarray) -> bool:
-    return x.dtype.kind == "f" or x.dtype == np.dtype("bfloat16")
+@dataclass(frozen=True)
+class Scenario:
+    """Something done with the person's own objects, and the kernel that says what must come of it.
+
+    `play(m, **arrays)` does it, `m` being the person's module (graders.native), and gives results by name, as NumPy;
+    `kernel(**arrays)` gives the same names. `arrays` are the numbers that both start from: play hands them on by
+    `m.to`. It may be played again on another attempt, so it draws nothing from a generator that others share.
+    draws: the person's code may use the global random number generators.
+    """
+
+    name: str
+    arrays: Mapping[str, np.ndarray]
+    play: Callable[..., Mapping[str, np.ndarray]]
+    kernel: Callable[..., Mapping[str, np.ndarray]]
+    draws: bool = False
+    dtype: str = "float64"
+    near: Callable[[tuple[int, ...]], str] | None = None
+
+    def cast(self, dtype: str) -> "Scenario":
+        return replace(self, dtype=dtype, arrays={name: _cast(x, dtype) for name, x in self.arrays.items()})
+
+    def run(self, attempt: Attempt) -> Results:
+        found = attempt.play(self.name, lambda m: self.play(m, **self.arrays), dtype=self.dtype, draws=self.draws)
+        return dict(found)
+
+    def trace(self, attempt: Attempt) -> None:
+        attempt.play(
+            self.name, lambda m: self.play(m, **self.arrays), dtype=self.dtype, draws=self.draws, watched=True
+        )
+
+    def called(self, attempt: Attempt) -> tuple[str, str]:
+        return "in", f"{self.name}, {self.dtype} on {attempt.place}"
+
+    def exact(self) -> Results:
+        return dict(self.kernel(**{name: _cast(x, "float64") for name, x in self.arrays.items()}))
+
+    def rough(self) -> Results:
+        found = self.kernel(**self.arrays)
+        return {name: np.asarray(x).astype(self.dtype) for name, x in found.items()}
 
 
 def _cast(x: np.ndarray, dtype: str) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from graders.attempt import Attempt
 from graders.checks.cases import Case
-from graders.checks.values import called
 from graders.errors import Mismatch
 
 
@@ -11,7 +10,7 @@ def check_raises(attempt: Attempt, case: Case, error: type[Exception], why: str)
 
     def observe(other: Attempt) -> str:
         try:
-            other.trace(case.name, case.args, case.options)
+            case.trace(other)
         except Mismatch as problem:
             if problem.raised is None:
                 raise
@@ -23,4 +22,4 @@ def check_raises(attempt: Attempt, case: Case, error: type[Exception], why: str)
         verb = "returns" if seen == "a result" else "raised"
         raise Mismatch(
             f"{case.name}: {why}: expected {error.__name__}, {verb} {seen}", observe=observe, observed=seen
-        ).with_details(called(attempt, case))
+        ).with_details(case.called(attempt))

@@ -1,30 +1,33 @@
 """The same call in every place there is: devices, the stand-in, JAX's transformations."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from graders.attempt import Attempt
-from graders.checks.cases import Case
-from graders.checks.values import budget, compare, refuse, run
+from graders.checks.cases import Case, Results, Scenario
+from graders.checks.gradients import right_gradients
+from graders.checks.values import compare, differences, refuse, run
 from graders.errors import Mismatch
 
 Fused = Callable[[str], dict[str, np.ndarray]]
 
 
-def check_parity(attempt: Attempt, case: Case, places: tuple[str, ...], fused: Fused | None = None) -> None:
+def check_parity(attempt: Attempt, case: Any, places: tuple[str, ...], fused: Fused | None = None) -> None:
     """In float32, in each place: forward and gradient agree with the float64 kernel, and places with each other.
 
     `fused(device)` gives the results of PyTorch's own kernels there, by name, for attempts in PyTorch.
     """
     case = case.cast("float32")
-    exact = case.exact()
-    allowed = budget(exact, case.rough())
+    exact, rough = case.exact(), case.rough()
     home = run(attempt, case)
     for place in places:
+        if place == "vmap" and isinstance(case, Scenario):
+            continue
         there = attempt.on(place)
 
-        def observe(other: Attempt, place: str = place) -> np.ndarray:
+        def observe(other: Attempt, place: str = place) -> Results:
             return run(other.on(place), case)
 
         try:
@@ -33,28 +36,30 @@ def check_parity(attempt: Attempt, case: Case, places: tuple[str, ...], fused: F
             raise _explained(problem, place, observe) from None
         against = {"the reference": exact, f"the same call on {attempt.place}": home}
         if fused and attempt.framework == "torch":
-            against |= fused("cpu" if place == "stand-in" else place)
+            against |= {name: {"out": out} for name, out in fused("cpu" if place == "stand-in" else place).items()}
         for name, expected in against.items():
-            if problem := compare(got, np.asarray(expected, np.float64), allowed, near=case.near):
+            if problem := differences(got, expected, rough, case.near):
                 problem.summary = f"{place} differs from {name}: {problem.summary}"
+                problem.observed = got
                 raise refuse(problem, there, case, observe)
-        if case.backward is not None and place != "vmap":
-            _backward(there, case, home.shape)
+        if isinstance(case, Case) and case.backward is not None and place != "vmap":
+            _backward(there, case)
 
 
-def _backward(there: Attempt, case: Case, shape: tuple[int, ...]) -> None:
+def _backward(there: Attempt, case: Case) -> None:
+    shape = case.exact()["out"].shape
     upstream = np.cos(np.arange(np.prod(shape), dtype=np.float32)).reshape(shape)
     try:
         got = there.vjp(case.name, case.args, upstream, wrt=case.wrt(), **case.options)
     except Mismatch as problem:
         raise _explained(problem, there.place, None) from None
-    exact = case.cast("float64").gradients(upstream.astype(np.float64))
-    for mine, right, rough in zip(got, exact, case.gradients(upstream), strict=True):
-        if problem := compare(mine, right, budget(right, rough), f"a gradient on {there.place}"):
+    exact, allowed = right_gradients(case, upstream)
+    for mine, right, limit in zip(got, exact, allowed, strict=True):
+        if problem := compare(mine, right, limit, f"a gradient on {there.place}"):
             raise problem
 
 
-def _explained(problem: Mismatch, place: str, observe: Callable[[Attempt], np.ndarray] | None) -> Mismatch:
+def _explained(problem: Mismatch, place: str, observe: Callable[[Attempt], Results] | None) -> Mismatch:
     """Why a call that is right on the CPU fails elsewhere."""
     said = problem.summary
     problem.observe, problem.observed = observe, said

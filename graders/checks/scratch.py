@@ -2,22 +2,23 @@
 
 from graders.attempt import Attempt
 from graders.catalogue import FRAMEWORKS
-from graders.checks.cases import Case
+from graders.checks.cases import Case, Scenario
 from graders.errors import Mismatch
 
 
-def check_from_scratch(attempt: Attempt, *cases: Case) -> None:
+def check_from_scratch(attempt: Attempt, *cases: Case | Scenario) -> None:
     """None of the calls reaches a refused function, whatever name it was reached by."""
 
     def observe(other: Attempt) -> str:
         other.watch.used.clear()
         for case in cases:
-            other.trace(case.name, case.args, case.options)
+            case.trace(other)
         return ", ".join(use.path for use in other.watch.used)
 
     for line, name in attempt.foreign_imports():
+        alone = f"this kata is written in {FRAMEWORKS[attempt.framework]} alone"
         raise Mismatch(
-            f"line {line} imports {name}: this kata is written in {FRAMEWORKS[attempt.framework]} alone",
+            f"line {line} imports {name}: {alone if name in FRAMEWORKS else 'write it from its parts, that is the kata'}",
             observe=lambda other: [name for _, name in other.foreign_imports()],
             observed=[name for _, name in attempt.foreign_imports()],
         )

@@ -7,22 +7,24 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from graders.attempt import Attempt, call_text
-from graders.checks.cases import Case, Dims
+from graders.attempt import Attempt
+from graders.checks.cases import Case, Dims, Results, Scenario
 from graders.errors import Mismatch
+
+Near = Callable[[tuple[int, ...]], str]
 
 SLACK = 10.0  # right reorderings of a formula stay under 3.5 times the kernel's own error
 FLOOR = 8.0  # ulp of the largest entry: below this, rounding alone differs
 
 
-def budget(exact: np.ndarray, rough: np.ndarray) -> float:
+def budget(exact: np.ndarray, rough: np.ndarray, scale: float = 0.0) -> float:
     """How far a right answer may be from the exact one: 10 x the kernel's own error in the working dtype.
 
-    Floored at a few ulp of the largest entry.
+    Floored at a few ulp of the largest entry, or of `scale`: the size of what cancels where the exact answer is zero.
     """
     if not exact.size:
         return 0.0
-    ulp = float(ml_dtypes.finfo(rough.dtype).eps) * float(np.max(np.abs(exact)))
+    ulp = float(ml_dtypes.finfo(rough.dtype).eps) * max(float(np.max(np.abs(exact))), scale)
     return max(SLACK * float(np.max(np.abs(rough.astype(np.float64) - exact))), FLOOR * ulp)
 
 
@@ -31,7 +33,7 @@ def compare(
     exact: np.ndarray,
     allowed: float,
     what: str = "out",
-    near: Callable[[tuple[int, ...]], str] | None = None,
+    near: Near | None = None,
 ) -> Mismatch | None:
     """The Mismatch between what came and what is right, or None. NaN is never within the budget."""
     if got.shape != exact.shape:
@@ -61,25 +63,23 @@ def _first(where: np.ndarray) -> tuple[int, ...]:
     return tuple(int(i) for i in np.argwhere(where)[0])
 
 
-def called(attempt: Attempt, case: Case) -> tuple[str, str]:
-    given = {**dict(zip(parameters(attempt, case), case.args, strict=False)), **case.options}
-    return "called", f"{call_text(case.name, given)} on {attempt.place}"
-
-
-def parameters(attempt: Attempt, case: Case) -> list[str]:
-    """The contract's names of the case's positional arguments."""
-    signature = attempt.signatures.get(case.name, "")
-    inner = signature.partition("(")[2].rpartition(")")[0]
-    names = [part.split("=")[0].split(":")[0].strip() for part in inner.split(",")]
-    return names if len(names) >= len(case.args) else [f"argument {i}" for i in range(len(case.args))]
-
-
-def run(attempt: Attempt, case: Case) -> np.ndarray:
-    """The case's result; a Mismatch on the way can be observed again."""
+def run(attempt: Attempt, case: Any) -> Results:
+    """What a case or scenario gives, by name; a Mismatch on the way can be observed again."""
     place = attempt.place
     with observable(lambda other: run(other.on(place), case)):
-        out: np.ndarray = attempt.call(case.name, *case.args, **case.options)
-    return out
+        found: Results = case.run(attempt)
+    return found
+
+
+def differences(got: Results, exact: Results, rough: Results, near: Near | None = None) -> Mismatch | None:
+    """The first result by name that is not within its budget."""
+    for name, right in exact.items():
+        if name not in got:
+            return Mismatch(f"{name} is missing", observed=got)
+        allowed = budget(np.asarray(right, np.float64), rough[name])
+        if problem := compare(got[name], np.asarray(right, np.float64), allowed, name, near):
+            return problem
+    return None
 
 
 @contextlib.contextmanager
@@ -92,48 +92,45 @@ def observable(observe: Callable[[Attempt], Any]) -> Iterator[None]:
         raise
 
 
-def refuse(problem: Mismatch, attempt: Attempt, case: Case, observe: Callable[[Attempt], Any]) -> Mismatch:
+def refuse(problem: Mismatch, attempt: Attempt, case: Any, observe: Callable[[Attempt], Any]) -> Mismatch:
     """A comparison's Mismatch with the call and the way to see it again."""
     problem.observe = observe
-    problem.details = (called(attempt, case), *problem.details)
+    problem.details = (case.called(attempt), *problem.details)
     return problem
 
 
-def check_shape(attempt: Attempt, case: Case, dims: Dims, axes: str) -> None:
-    """The result has the named axes, in order."""
+def check_shape(attempt: Attempt, case: Case, dims: Dims, *axes: str) -> None:
+    """Each result has its named axes, in order."""
     attempt = attempt.directly
-    got = run(attempt, case)
-    if got.shape != dims[axes]:
-        problem = Mismatch(f"{case.name}: out {dims.complaint(got.shape, axes)}", observed=got)
-        raise refuse(problem, attempt, case, lambda other: run(other.on(attempt.place), case))
+    found = run(attempt, case)
+    for (name, got), expected in zip(found.items(), axes, strict=True):
+        if got.shape != dims[expected]:
+            problem = Mismatch(f"{case.name}: {name} {dims.complaint(got.shape, expected)}", observed=found)
+            raise refuse(problem, attempt, case, lambda other: run(other.on(attempt.place), case))
 
 
 def check_dtype(attempt: Attempt, case: Case, dtypes: Sequence[str] | None = None) -> None:
-    """The result has the dtype of the inputs."""
+    """Each result has the dtype of the inputs."""
     for dtype in dtypes or attempt.backend.dtypes:
         typed = case.cast(dtype)
+        found = run(attempt, typed)
+        for name, got in found.items():
+            if got.dtype != typed.dtype:
+                problem = Mismatch(f"{case.name}: {dtype} in, {name} is {got.dtype}; expected {dtype}", observed=found)
+                raise refuse(problem, attempt, typed, lambda other, typed=typed: run(other, typed))
+
+
+def check_values(attempt: Attempt, case: Any, *, dtypes: Sequence[str] | None = None) -> None:
+    """The results of a case or scenario are the kernel's, in each dtype, within the derived budget."""
+    for dtype in dtypes or attempt.backend.value_dtypes:
+        typed = case.cast(dtype)
         got = run(attempt, typed)
-        if got.dtype != typed.dtype:
-            problem = Mismatch(f"{case.name}: {dtype} in, {got.dtype} out; expected {dtype}", observed=got)
+        if problem := differences(got, typed.exact(), typed.rough(), typed.near):
+            problem.observed = got
             raise refuse(problem, attempt, typed, lambda other, typed=typed: run(other, typed))
 
 
-def check_values(attempt: Attempt, case: Case, *, dtypes: Sequence[str] | None = None) -> None:
-    """The values are the kernel's, in each dtype, within the derived budget."""
-    for dtype in dtypes or attempt.backend.value_dtypes:
-        typed = case.cast(dtype)
-        _judge(attempt, typed, run(attempt, typed))
-
-
-def _judge(attempt: Attempt, case: Case, got: np.ndarray) -> None:
-    exact = case.exact()
-    problem = compare(got, exact, budget(exact, case.rough()), near=case.near)
-    if problem:
-        raise refuse(problem, attempt, case, lambda other: run(other, case))
-
-
-def check_same(got: np.ndarray, expected: np.ndarray, allowed: float, what: str, why: str) -> None:
-    """Two results of the attempt agree; `why` is the sentence if they do not."""
-    if problem := compare(got, expected, allowed, what):
-        problem.summary = f"{why}: {problem.summary}"
-        raise problem
+def check_play(attempt: Attempt, scenario: Scenario) -> None:
+    """The scenario goes through: whatever it checks on the way holds, in each dtype."""
+    for dtype in attempt.backend.value_dtypes:
+        run(attempt, scenario.cast(dtype))

@@ -1,0 +1,97 @@
+"""Grades many attempts at one kata in one process, for what measures the graders: the bug bank, the proofs.
+
+Unlike `grade()` it does not protect one attempt from the next, and it stops at an attempt's first failure.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from graders import backends
+from graders.catalogue import ROOT, Kata
+from graders.plugin import Request
+from graders.report import Check
+from graders.sandbox import Limits, Sandbox
+from graders.session import RUN, run_checks
+
+START_UP = 120.0
+STEP = 120.0  # seconds for one check of one attempt
+
+
+@dataclass(frozen=True)
+class Job:
+    """One grading: the attempt's source, the seed, one check alone or all (up to a level), with a hint or without."""
+
+    name: str
+    source: str
+    seed: int
+    check: str | None = None
+    level: int | None = None
+    hint: bool = False
+    device: str = "auto"
+
+
+def grade_each(kata: Kata, framework: str, jobs: Sequence[Job]) -> Iterator[tuple[Job, tuple[Check, ...]]]:
+    """The checks of each job as far as they ran: all passed, or the last one is the first failure."""
+    left = list(jobs)
+    while left:
+        box = Sandbox(_serve, (kata, framework, left), limits=Limits(seconds=START_UP, total=1e9), method="spawn")
+        checks: list[Check] = []
+        try:
+            for kind, value in box.messages():
+                box.limits.seconds = STEP
+                if kind == "check":
+                    checks.append(value)
+                elif kind == "end":
+                    yield left.pop(0), tuple(checks)
+                    checks = []
+            if box.death:
+                told = "\n".join([box.death.sentence, *box.output()])
+                yield left.pop(0), (*checks, Check("grading", 1, "error" if box.death.ours else "failed", told))
+            elif left:
+                raise RuntimeError("\n".join(["the grading ended early", *box.output()]))
+        finally:
+            box.close()
+
+
+def _serve(send: Callable[[Any], None], kata: Kata, framework: str, jobs: Sequence[Job]) -> None:
+    class Batch:
+        @pytest.hookimpl(tryfirst=True)
+        def pytest_configure(self, config: pytest.Config) -> None:
+            config.stash[RUN] = lambda session, request, items: _each(send, jobs, session, request, items)
+
+    without = [word for name in ("warnings", "faulthandler", "logging") for word in ("-p", f"no:{name}")]
+    options = ["-c", str(ROOT / "pyproject.toml"), f"--rootdir={ROOT}", "-W", "ignore", *without]
+    pytest.main([str(kata.grader), f"--framework={framework}", "--solution", *options], plugins=[Batch()])
+
+
+def _each(
+    send: Callable[[Any], None],
+    jobs: Sequence[Job],
+    session: pytest.Session,
+    request: Request,
+    items: list[pytest.Item],
+) -> None:
+    from graders.plugin import mark
+
+    def tell(message: Any) -> None:
+        if message[0] == "done":
+            for data in message[2]:
+                if "kata" in data:
+                    send(("check", Check(**data["kata"])))
+
+    path = Path("<attempt>")
+    with backends.load(request.framework).many():
+        for job in jobs:
+            session.config.option.seed = job.seed
+            chosen = [
+                item
+                for item in items
+                if item.name == f"test_{job.check}" or (job.check is None and mark(item)[0] <= (job.level or 99))
+            ]
+            this = replace(request, path=path, seed=job.seed, hint=job.hint, source=job.source, device=job.device)
+            run_checks(tell, session, this, chosen, isolated=False, first=True)
+            send(("end", job.name))

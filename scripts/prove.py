@@ -1,0 +1,81 @@
+"""Proves a kata's grader: the solution passes, each mistake of the bug bank is caught by the check it names.
+
+    python scripts/prove.py attention
+    python scripts/prove.py attention --framework jax --seeds 5
+    python scripts/prove.py attention --framework torch --bug no-scale
+
+Each mistake is graded in full on the first seed, with `--hint`, and by the check it names on the others.
+"""
+
+import argparse
+import time
+
+from graders import KataError, bugs, find, katas
+from graders.batch import Job, grade_each
+from graders.catalogue import FRAMEWORKS, Kata
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kata", nargs="*", help="the katas to prove (all)")
+    parser.add_argument("--framework", choices=FRAMEWORKS, help="this framework alone")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds for each mistake (3)")
+    parser.add_argument("--bug", action="append", help="this mistake alone; may be given again")
+    options = parser.parse_args()
+    try:
+        chosen = [find(name) for name in options.kata] or list(katas())
+        faults = 0
+        for kata in chosen:
+            for framework in kata.frameworks:
+                if options.framework in (None, framework):
+                    faults += prove(kata, framework, range(1, options.seeds + 1), options.bug)
+    except KataError as error:
+        raise SystemExit(f"prove: {error}") from None
+    raise SystemExit(faults > 0)
+
+
+def prove(kata: Kata, framework: str, seeds: range, only: list[str] | None = None) -> int:
+    """Prints what is wrong, a line each; the number of mistakes that are not caught as they should be."""
+    start = time.perf_counter()
+    checked = {bug.name: bug for bug, _ in bugs.variants(kata, framework) if not only or bug.name in only}
+    wrong: dict[str, str] = {}
+    for job, complaint in complaints(kata, framework, seeds, only):
+        if complaint and job.name not in wrong:
+            wrong[job.name] = f"  {job.name}, seed {job.seed}: {complaint}"
+            print(wrong[job.name], flush=True)
+    found = len(checked) - len(set(wrong) & set(checked))
+    took = time.perf_counter() - start
+    print(f"{kata.name}, {framework}: {found} of {len(checked)} mistakes caught and named, {took:.0f} s", flush=True)
+    return len(wrong)
+
+
+def complaints(kata: Kata, framework: str, seeds: range, only: list[str] | None = None):  # type: ignore[no-untyped-def]
+    """(job, what is wrong with how it was graded or "") for the solution and for each mistake on each seed."""
+    solution = kata.solution(framework).read_text(encoding="utf-8")
+    variants = [(bug, source) for bug, source in bugs.variants(kata, framework) if not only or bug.name in only]
+    known = {bug.name: bug for bug, _ in variants}
+    jobs = [] if only else [Job("solution", solution, seed) for seed in seeds]
+    for bug, source in variants:
+        jobs += [Job(bug.name, source, seeds[0], hint=True)]
+        jobs += [Job(bug.name, source, seed, check=bug.check) for seed in seeds[1:]]
+    for job, checks in grade_each(kata, framework, jobs):
+        yield job, _complaint(known.get(job.name), job, checks)
+
+
+def _complaint(bug, job, checks):  # type: ignore[no-untyped-def]
+    if not checks:
+        return "nothing was graded: is there such a check?"
+    last = checks[-1]
+    if bug is None:
+        return "" if last.outcome == "passed" else f"{last.name} {last.outcome}: {last.message}"
+    if last.outcome == "passed":
+        return f"it passes {job.check or 'every check'}, expected {bug.check} to fail"
+    if last.outcome != "failed" or last.name != bug.check:
+        return f"{last.name} {last.outcome}, expected {bug.check} to fail: {last.message}"
+    if job.hint and bug.says not in last.message:
+        return f"the hint does not name it: {last.message}"
+    return ""
+
+
+if __name__ == "__main__":
+    main()
