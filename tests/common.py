@@ -16,3 +16,14 @@ def written(folder: Path, source: str, file: str = "attempt.py") -> Path:
     path = folder / file
     path.write_text(source, encoding="utf-8")
     return path
+
+
+def attempt(source: str, framework: str = "torch", *, refused: tuple[str, ...] = (), signatures=None):
+    """An Attempt of this source, loaded in this process."""
+    from textwrap import dedent
+
+    from graders import backends
+    from graders.attempt import load
+
+    path = Path("<attempt>")
+    return load(path, "attention", backends.load(framework), refused, signatures or {}, source=dedent(source))
