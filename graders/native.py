@@ -1,7 +1,7 @@
 """The person's own objects, for katas about objects: a cache, a module, an optimizer, a graph of values."""
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -102,7 +102,3 @@ def is_float(array: np.ndarray) -> bool:
 def nearest(name: str, names: list[str]) -> str | None:
     """The name that was most likely meant."""
     return next(iter(difflib.get_close_matches(name, names, n=1, cutoff=0.7)), None)
-
-
-def flat(results: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    return {name: np.asarray(value) for name, value in results.items()}

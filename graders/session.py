@@ -14,7 +14,7 @@ from _pytest.runner import runtestprotocol
 from graders import attempt as attempts
 from graders import backends, bugs, stubs
 from graders.catalogue import ROOT
-from graders.errors import KataError, Mismatch, NotStarted
+from graders.errors import Mismatch, NotStarted
 from graders.plugin import ATTEMPT, PLACES, SECONDS, Request, is_check, mark
 from graders.report import Check, Verdict
 from graders.sandbox import Limits, Sandbox
@@ -56,6 +56,7 @@ class Grading:
 def grade_kata(session: pytest.Session, request: Request, items: list[pytest.Item]) -> None:
     """Runs one kata's checks in a sandbox and reports each; a death is a failure of the check it happened in."""
     config = session.config
+    home_device(request)
     seconds = {item.nodeid: mark(item)[2] for item in items}
     by_id = {item.nodeid: item for item in items}
     found: dict[str, Check] = {}
@@ -164,13 +165,21 @@ def start_anew(send: Callable[[Any], None], arguments: list[str]) -> None:
     pytest.main([*arguments, *quiet, "-c", str(ROOT / "pyproject.toml"), "-W", "ignore"], plugins=[Child()])
 
 
+def home_device(request: Request) -> str:
+    """Where the attempt runs beside the places that parity takes it to. Raises UsageError if that is not here."""
+    if request.device == "auto":
+        return "cpu"
+    backend = backends.load(request.framework)
+    offered = ("cpu", *backend.real_devices(), *(["stand-in"] if request.framework == "torch" else []))
+    if request.device not in offered:
+        raise pytest.UsageError(f"--device {request.device}: {request.framework} has only {', '.join(offered)} here")
+    return request.device
+
+
 def prepare(config: pytest.Config, request: Request, send: Callable[[Any], None]) -> None:
     """Loads the attempt, or keeps what is wrong with it for the first check that asks."""
     backend = backends.load(request.framework)
-    home = "cpu" if request.device == "auto" else request.device
-    offered = ("cpu", "stand-in", *backend.real_devices())
-    if home not in offered or (home == "stand-in" and request.framework != "torch"):
-        raise KataError(f"--device {home}: {request.framework} has no such device here")
+    home = home_device(request)
     elsewhere = backend.places() if request.device == "auto" else tuple({"cpu", home} - {home})
     if request.framework == "jax":
         elsewhere = tuple(dict.fromkeys(["jit", "vmap", *elsewhere]))

@@ -9,9 +9,11 @@ Each mistake is graded in full on the first seed, with `--hint`, and by the chec
 
 import argparse
 import time
+from collections.abc import Iterator
 
-from graders import KataError, bugs, find, katas
+from graders import Check, KataError, bugs, find, katas
 from graders.batch import Job, grade_each
+from graders.bugs import Bug
 from graders.catalogue import FRAMEWORKS, Kata
 
 
@@ -39,7 +41,7 @@ def prove(kata: Kata, framework: str, seeds: range, only: list[str] | None = Non
     start = time.perf_counter()
     checked = {bug.name: bug for bug, _ in bugs.variants(kata, framework) if not only or bug.name in only}
     wrong: dict[str, str] = {}
-    for job, complaint in complaints(kata, framework, seeds, only):
+    for job, complaint in complaints(kata, framework, seeds, only, solution=not only):
         if complaint and job.name not in wrong:
             wrong[job.name] = f"  {job.name}, seed {job.seed}: {complaint}"
             print(wrong[job.name], flush=True)
@@ -49,12 +51,14 @@ def prove(kata: Kata, framework: str, seeds: range, only: list[str] | None = Non
     return len(wrong)
 
 
-def complaints(kata: Kata, framework: str, seeds: range, only: list[str] | None = None):  # type: ignore[no-untyped-def]
+def complaints(
+    kata: Kata, framework: str, seeds: range, only: list[str] | None = None, *, solution: bool = True
+) -> Iterator[tuple[Job, str]]:
     """(job, what is wrong with how it was graded or "") for the solution and for each mistake on each seed."""
-    solution = kata.solution(framework).read_text(encoding="utf-8")
+    right = kata.solution(framework).read_text(encoding="utf-8")
     variants = [(bug, source) for bug, source in bugs.variants(kata, framework) if not only or bug.name in only]
     known = {bug.name: bug for bug, _ in variants}
-    jobs = [] if only else [Job("solution", solution, seed) for seed in seeds]
+    jobs = [Job("solution", right, seed) for seed in seeds] if solution else []
     for bug, source in variants:
         jobs += [Job(bug.name, source, seeds[0], hint=True)]
         jobs += [Job(bug.name, source, seed, check=bug.check) for seed in seeds[1:]]
@@ -62,7 +66,7 @@ def complaints(kata: Kata, framework: str, seeds: range, only: list[str] | None 
         yield job, _complaint(known.get(job.name), job, checks)
 
 
-def _complaint(bug, job, checks):  # type: ignore[no-untyped-def]
+def _complaint(bug: Bug | None, job: Job, checks: tuple[Check, ...]) -> str:
     if not checks:
         return "nothing was graded: is there such a check?"
     last = checks[-1]
