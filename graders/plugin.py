@@ -42,11 +42,11 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.seed = random.SystemRandom().randrange(100_000)
     paths = [Path(argument.partition("::")[0]).resolve() for argument in config.args]
     if paths and all(path.is_relative_to(ROOT / "katas") for path in paths):
+        if config.getoption("numprocesses", None):
+            raise pytest.UsageError("katas are graded in one process each: run them without -n")
         from graders.reporter import install
 
         install(config)
-
-
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,8 @@ class Request:
         framework = option.framework or _framework(kata, option.attempt)
         if framework not in kata.frameworks:
             raise pytest.UsageError(f"{kata.name} is offered in {', '.join(kata.frameworks)}, not in {framework}")
+        if option.level is not None and not 1 <= option.level <= len(kata.levels):
+            raise pytest.UsageError(f"there is no level {option.level}: {kata.name} has {len(kata.levels)}")
         stub = kata.solution(framework) if option.solution else kata.stub(framework)
         path = Path(option.attempt).resolve() if option.attempt else stub
         if not path.is_file():

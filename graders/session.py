@@ -33,7 +33,7 @@ class Grading:
     def __init__(self, session: pytest.Session, requests: dict[str, Request]) -> None:
         self.requests = requests
         session.config.stash[VERDICTS] = {}
-        if session.config.getoption("numprocesses", None):
+        if hasattr(session.config, "workerinput"):
             raise pytest.UsageError("katas are graded in one process each: run them without -n")
 
     @pytest.hookimpl(tryfirst=True)

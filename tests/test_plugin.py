@@ -1,0 +1,167 @@
+"""What a person types and what they see: `pytest katas/...` with each of its options, as processes of their own."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from graders import find
+from graders.catalogue import ROOT
+from tests.common import written
+
+ATTENTION = find("attention")
+RIGHT = ATTENTION.solution("numpy").read_text(encoding="utf-8")
+UNSCALED = RIGHT.replace(" / math.sqrt(q.shape[-1])  # (B, H, T, S)", "  # (B, H, T, S)")
+RETURN = "    return _weights(q, k, mask) @ v"
+SCREEN = 40  # lines
+
+
+def run(*arguments, stdin=subprocess.DEVNULL):
+    command = [sys.executable, "-m", "pytest", *map(str, arguments)]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, stdin=stdin, timeout=120, input=None
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_the_solution_is_green_on_a_screen():
+    code, shown = run("katas/attention", "--solution", "--framework", "numpy")
+    assert code == 0, shown
+    assert re.search(r"^Attention, NumPy, cpu, seed \d+\n\n  ✓ level 1  attention +\d+ of \d+ checks\n", shown)
+    assert re.search(r"\npassed: \d+ checks in \d+\.\d\d s\nsolutions/attention_numpy\.py\n$", shown)
+    assert len(shown.splitlines()) < SCREEN
+
+
+def test_the_stub_is_not_started(tmp_path):
+    from graders import stubs
+
+    code, shown = run("katas/attention", "--attempt", written(tmp_path, stubs.derive(ATTENTION, "torch")))
+    assert code == 1
+    assert "○ level 1  attention                not started" in shown
+    assert len(re.findall("waiting", shown)) == 3
+    assert "not started: `attention` still has the stub's body" in shown
+    assert "Traceback" not in shown
+    assert len(shown.splitlines()) < SCREEN
+
+
+def test_a_failure_card(tmp_path):
+    path = written(tmp_path, UNSCALED, "mine_numpy.py")
+    code, shown = run("katas/attention", "--attempt", path, "--seed", 5, "--hint")
+    assert code == 1
+    assert "✗ level 1  attention                3 of 9 checks" in shown
+    assert "attention_values: without a mask it is softmax(q k^T / sqrt(D)) v\n" in shown
+    assert re.search(r"\n\d+ of 168 entries of out are off, the worst by [\d.]+, [\d,]+ x the budget of", shown)
+    assert "  called    attention(q: (2, 3, 4, 6) float64, k: (2, 3, 5, 6) float64, v: (2, 3, 5, 7) float64) on cpu" in shown
+    assert re.search(r"\n  expected  \S+  at out\[.*\]\n  got       \S+\n", shown)
+    assert "  likely    The scores are not divided by sqrt(D)." in shown
+    assert f"  replay    pytest katas/attention --attempt {path} --seed 5\n" in shown
+    assert shown.endswith(f"{path}\n")
+    assert len(shown.splitlines()) < SCREEN
+
+
+def test_a_seed_replays_the_same_numbers(tmp_path):
+    path = written(tmp_path, UNSCALED, "mine_numpy.py")
+    cards = [re.sub(r"in \d+\.\d\d s", "", run("katas/attention", "--attempt", path, "--seed", 7)[1]) for _ in range(2)]
+    assert cards[0] == cards[1]
+    assert run("katas/attention", "--attempt", path, "--seed", 8)[1] != cards[0]
+
+
+def test_a_level_ends_the_grading_there(tmp_path):
+    source = RIGHT.replace("def blockwise_attention", "def blockwize_attention")
+    path = written(tmp_path, source, "mine_numpy.py")
+    code, shown = run("katas/attention", "--attempt", path, "--level", 3)
+    assert code == 0, shown
+    assert "level 3" in shown
+    assert "level 4" not in shown
+    code, shown = run("katas/attention", "--attempt", path)
+    assert code == 1
+    assert "expected a function `blockwise_attention`, found `blockwize_attention`" in shown
+
+
+def test_one_check_alone_can_be_asked_for():
+    code, shown = run(
+        "katas/attention/.grader.py::test_attention_values", "--solution", "--framework", "numpy"
+    )
+    assert code == 0
+    assert "1 of 1 checks" in shown
+
+
+def test_pytests_own_k_works():
+    code, shown = run("katas/attention", "--solution", "--framework", "numpy", "-k", "causal_values")
+    assert code == 0
+    assert "passed: 1 checks" in shown
+
+
+def test_verbose_is_pytests_own_report():
+    code, shown = run("katas/attention", "--solution", "--framework", "numpy", "--level", "1", "-v")
+    assert code == 0
+    assert re.search(r"test_attention_shape PASSED", shown)
+    assert re.search(r"\d+ passed, \d+ deselected in", shown)
+
+
+def test_collect_only_lists_the_checks():
+    code, shown = run("katas/attention", "--collect-only", "-q", "--framework", "numpy")
+    assert code == 0
+    assert "test_attention_shape" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--attempt", "nowhere.py"], "--attempt nowhere.py: there is no such file"),
+        (["--attempt", "README.md", "--solution"], "--attempt and --solution exclude each other"),
+        (["--framework", "mxnet"], "invalid choice: 'mxnet' (choose from"),
+        (["--framework", "numpy", "--device", "stand-in"], "--device stand-in: numpy has only cpu here"),
+        (["--level", "9"], "there is no level 9: attention has 4"),
+        (["--level", "0"], "there is no level 0: attention has 4"),
+        (["--solution", "-n", "2"], "katas are graded in one process each: run them without -n"),
+    ],
+)
+def test_a_wrong_option_is_one_clear_error(arguments, said):
+    code, shown = run("katas/attention", *arguments)
+    assert code == 4, shown
+    assert said in shown
+    assert "Traceback" not in shown
+
+
+def test_the_stand_in_is_a_device(tmp_path):
+    code, shown = run("katas/attention", "--solution", "--device", "stand-in", "--level", "1")
+    assert code == 0, shown
+    assert shown.startswith("Attention, PyTorch, stand-in + cpu (no accelerator here: parity is simulated), seed")
+
+
+def test_the_cpu_alone_is_said():
+    code, shown = run("katas/attention", "--solution", "--device", "cpu", "--level", "1")
+    assert code == 0, shown
+    assert shown.startswith("Attention, PyTorch, cpu, seed")
+
+
+def test_the_name_of_a_file_tells_the_framework(tmp_path):
+    assert run("katas/attention", "--attempt", written(tmp_path, RIGHT, "x_numpy.py"))[1].startswith("Attention, NumPy")
+
+
+def test_what_the_attempt_prints_is_shown_with_a_failure(tmp_path):
+    path = written(tmp_path, UNSCALED.replace(RETURN, f"    print('here I am')\n{RETURN}"), "x_numpy.py")
+    shown = run("katas/attention", "--attempt", path)[1]
+    assert "  printed\n    here I am" in shown
+
+
+def test_a_debugger_runs_in_this_process(tmp_path):
+    path = written(tmp_path, UNSCALED, "x_numpy.py")
+    code, shown = run("katas/attention", "--attempt", path, "--pdb")
+    assert "(Pdb)" in shown
+    assert code in (1, 2)
+
+
+def test_files_beside_the_attempt_do_no_harm(tmp_path):
+    written(tmp_path, "raise SystemExit('conftest')", "conftest.py")
+    written(tmp_path, "raise SystemExit('numpy')", "numpy.py")
+    code, shown = run("katas/attention", "--attempt", written(tmp_path, RIGHT, "x_numpy.py"), "--level", "1")
+    assert code == 0, shown
+
+
+def test_the_suites_own_tests_are_pytests_as_ever():
+    code, shown = run("tests/test_stubs.py", "-q")
+    assert code == 0
+    assert re.search(r"\d+ passed in", shown)

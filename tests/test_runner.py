@@ -1,0 +1,105 @@
+"""`grade()`: a Verdict whatever happens, from a warm process that can be lost."""
+
+import os
+import signal
+import threading
+import time
+
+import psutil
+import pytest
+
+from graders import KataError, find, grade, runner
+from tests.common import written
+
+KATA = find("attention")
+SOLUTION = KATA.solution("numpy")
+
+
+def test_the_verdict():
+    verdict = grade("attention", SOLUTION, framework="numpy", seed=11)
+    assert verdict.passed
+    assert (verdict.kata, verdict.framework, verdict.device, verdict.seed) == ("attention", "numpy", "cpu", 11)
+    assert {check.level for check in verdict.checks} == {1, 2, 3, 4}
+    assert all(check.seconds >= 0 and check.sentence for check in verdict.checks)
+
+
+def test_the_first_framework_is_the_default():
+    assert grade("attention", KATA.stub("torch"), level=1).framework == "torch"
+
+
+def test_a_level_and_a_check_alone():
+    assert {c.level for c in grade("attention", SOLUTION, framework="numpy", level=2).checks} == {1, 2}
+    alone = grade("attention", SOLUTION, framework="numpy", check="causal_offset")
+    assert [check.name for check in alone.checks] == ["causal_offset"]
+
+
+def test_what_cannot_be_graded_raises():
+    with pytest.raises(KataError, match="there is no kata 'atention'"):
+        grade("atention", SOLUTION)
+    with pytest.raises(ValueError, match="attention is offered in torch, jax, numpy, not in mxnet"):
+        grade("attention", SOLUTION, framework="mxnet")
+    with pytest.raises(FileNotFoundError, match="there is no such file"):
+        grade("attention", "nowhere.py")
+
+
+def test_a_device_that_is_not_there_is_an_error_not_a_failure():
+    verdict = grade("attention", SOLUTION, framework="numpy", device="cuda")
+    assert not verdict.passed
+    assert verdict.first_failure.outcome == "error"
+    assert "--device cuda: numpy has only cpu here" in verdict.first_failure.message
+
+
+def test_the_whole_grading_has_a_time_limit(tmp_path):
+    head = "    return _weights(q, k, mask) @ v"
+    source = SOLUTION.read_text(encoding="utf-8").replace(head, f"    import time; time.sleep(1)\n{head}")
+    start = time.monotonic()
+    verdict = grade("attention", written(tmp_path, source), framework="numpy", timeout=3.0)
+    assert time.monotonic() - start < 20
+    assert not verdict.passed
+    assert "not done after 3 s in all" in verdict.first_failure.message
+
+
+def test_a_lost_process_is_replaced():
+    assert grade("attention", SOLUTION, framework="numpy", level=1).passed
+    server = runner._SERVERS[os.getpid(), "numpy"]
+    os.kill(server.process.pid, signal.SIGKILL)
+    server.process.wait()
+    assert grade("attention", SOLUTION, framework="numpy", level=1).passed
+
+
+def test_a_process_lost_in_the_middle_gives_an_error(tmp_path):
+    """The grading process kills its own grandparent, which no attempt is meant to do: the Verdict says so."""
+    kill = "import os, psutil, signal\n[os.kill(p.pid, signal.SIGKILL) for p in psutil.Process().parents()[:2]]\n"
+    verdict = grade("attention", written(tmp_path, kill), framework="numpy")
+    assert not verdict.passed
+    assert verdict.first_failure.outcome == "error"
+    assert grade("attention", SOLUTION, framework="numpy", level=1).passed
+
+
+def test_gradings_at_once_do_not_disturb_each_other(tmp_path):
+    wrong = written(tmp_path, "def attention(q, k, v, *, mask=None):\n    return q\n")
+    found = {}
+
+    def one(i):
+        path = SOLUTION if i % 2 else wrong
+        found[i] = grade("attention", path, framework="numpy", level=1, seed=i).passed
+
+    threads = [threading.Thread(target=one, args=(i,)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {i: bool(i % 2) for i in range(6)}
+
+
+def test_nothing_is_left_running(tmp_path):
+    source = "import subprocess\nsubprocess.Popen(['sleep', '300'])\n" + SOLUTION.read_text(encoding="utf-8")
+    assert grade("attention", written(tmp_path, source), framework="numpy", level=1).passed
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline and sleepers():
+        time.sleep(0.05)
+    assert not sleepers()
+
+
+def sleepers():
+    return [p for p in psutil.process_iter(["cmdline", "status"]) if p.info["cmdline"] == ["sleep", "300"]]
