@@ -19,7 +19,7 @@ from graders import notebook
 from graders.backends import Backend
 from graders.catalogue import FRAMEWORKS
 from graders.cost import Cost
-from graders.errors import Mismatch, NotStarted
+from graders.errors import Mismatch
 from graders.guards import Guards
 from graders.native import Native, nearest
 from graders.scratch import Watch
@@ -61,7 +61,7 @@ class Attempt:
         """The person's function or class of that name; Mismatch naming the nearest if there is none."""
         found = getattr(self.module, name, None)
         if callable(found):
-            return found  # type: ignore[no-any-return]
+            return found
         own = [key for key, value in vars(self.module).items() if callable(value) and not key.startswith("_")]
         near = nearest(name, own)
         what = "class" if name[0].isupper() else "function"
@@ -70,7 +70,13 @@ class Attempt:
         ).with_details(("expected", self.signatures.get(name, name)))
 
     def play(
-        self, name: str, scenario: Callable[[Native], Any], *, dtype: str = "float32", draws: bool = False, watched: bool = False
+        self,
+        name: str,
+        scenario: Callable[[Native], Any],
+        *,
+        dtype: str = "float32",
+        draws: bool = False,
+        watched: bool = False,
     ) -> Any:
         """Runs a scenario with the person's own objects behind the guards.
 
@@ -117,7 +123,13 @@ class Attempt:
             )
 
     def vjp(
-        self, name: str, args: Sequence[np.ndarray], upstream: np.ndarray, *, wrt: Sequence[int], **options: Any
+        self,
+        name: str,
+        args: Sequence[np.ndarray],
+        upstream: np.ndarray,
+        *,
+        wrt: Sequence[int],
+        **options: Any,
     ) -> list[np.ndarray]:
         """upstream^T times the Jacobian of one call, for each positional argument in wrt.
 
@@ -247,7 +259,9 @@ def load(
     except BaseException as error:
         name = "sys.exit" if isinstance(error, SystemExit) else type(error).__name__
         raise Mismatch(
-            f"{path.name} does not load: {name}: {error}", details=(("at", attempt.frames(error)),), raised=error
+            f"{path.name} does not load: {name}: {error}",
+            details=(("at", attempt.frames(error)),),
+            raised=error,
         ) from None
     return attempt
 

@@ -50,7 +50,10 @@ def grade_each(kata: Kata, framework: str, jobs: Sequence[Job]) -> Iterator[tupl
                     checks = []
             if box.death:
                 told = "\n".join([box.death.sentence, *box.output()])
-                yield left.pop(0), (*checks, Check("grading", 1, "error" if box.death.ours else "failed", told))
+                yield (
+                    left.pop(0),
+                    (*checks, Check("grading", 1, "error" if box.death.ours else "failed", told)),
+                )
             elif left:
                 raise RuntimeError("\n".join(["the grading ended early", *box.output()]))
         finally:

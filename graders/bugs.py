@@ -45,7 +45,9 @@ class Bug:
         for edit in self.edits:
             if framework in edit.frameworks:
                 if (count := source.count(edit.find)) != 1:
-                    raise KataError(f"{where}: bug '{self.name}' finds its text {count} times, expected once: {edit.find!r}")
+                    raise KataError(
+                        f"{where}: bug '{self.name}' finds its text {count} times, expected once: {edit.find!r}"
+                    )
                 source = source.replace(edit.find, edit.replace)
         return source
 

@@ -73,7 +73,7 @@ def read(folder: Path) -> Kata:
         raise KataError(f"{spec}: 'frameworks' should list some of {', '.join(FRAMEWORKS)}")
     if fields["difficulty"] not in DIFFICULTIES:
         raise KataError(f"{spec}: 'difficulty' should be one of {', '.join(DIFFICULTIES)}")
-    frozen = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+    frozen: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in fields.items()}
     return Kata(folder=folder, **frozen)
 
 

@@ -56,7 +56,7 @@ def measure_torch(call: Callable[[], object]) -> Cost:
         def _should_skip_dynamo(cls) -> bool:
             return False  # or torch imports its compiler at the first operation, which takes a second
 
-        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             nonlocal flops, ops, largest, held, peak
             given = {t.untyped_storage()._cdata for t in _tensors(torch.Tensor, [*args, *(kwargs or {}).values()])}
             out = function(*args, **(kwargs or {}))

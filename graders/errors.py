@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-class Mismatch(Exception):  # noqa: N818 - the name says what was seen, and people read it in reports
+class Mismatch(Exception):
     """The attempt is wrong.
 
     The summary is the one sentence; details are (label, text) rows under it. `observed` is what the attempt
@@ -43,7 +43,7 @@ def _rows(label: str, text: str) -> list[tuple[str, str]]:
     return [(label, first), *(("", line) for line in rest)]
 
 
-class NotStarted(Exception):  # noqa: N818 - a state, not an error
+class NotStarted(Exception):
     """The attempt still has the stub's body where this check needs code."""
 
 

@@ -1,6 +1,5 @@
 """What holds on every call of the person's code: inputs and global state unchanged, results of the right kind."""
 
-import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -82,7 +81,9 @@ class Guards:
             return self.result(out, self.name)
         if not isinstance(out, tuple | list) or len(out) != arrays:
             got = f"{len(out)} values" if isinstance(out, tuple | list) else kind(out)
-            raise Mismatch(f"{self.name} returns {got}, expected a tuple of {arrays} arrays").with_details(self.called())
+            raise Mismatch(f"{self.name} returns {got}, expected a tuple of {arrays} arrays").with_details(
+                self.called()
+            )
         return tuple(self.result(x, f"{self.name}, result {i + 1},") for i, x in enumerate(out))
 
     def result(self, out: Any, who: str) -> np.ndarray:
@@ -107,7 +108,10 @@ class Guards:
         place = self.attempt.place
         if self.doing is not None:
             return "doing", f"{self.doing()} on {place}"
-        return "called", f"{call_text(self.name, self.given)} {'under' if place in ('jit', 'vmap') else 'on'} {place}"
+        return (
+            "called",
+            f"{call_text(self.name, self.given)} {'under' if place in ('jit', 'vmap') else 'on'} {place}",
+        )
 
 
 def call_text(name: str, given: dict[str, Any]) -> str:

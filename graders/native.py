@@ -45,7 +45,9 @@ class Native:
             self.given.append((name, native, cast.copy()))
         return native
 
-    def array(self, value: Any, what: str, *, dtype: str | None = None, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    def array(
+        self, value: Any, what: str, *, dtype: str | None = None, shape: tuple[int, ...] | None = None
+    ) -> np.ndarray:
         """A result as NumPy: exactly the framework's array, in the dtype and on the device under test.
 
         dtype: another one that is expected; "any" accepts all.
@@ -77,7 +79,9 @@ class Native:
         except Exception as other:
             if isinstance(other, NotImplementedError) and other.args == (self.attempt.kata,):
                 raise
-            raise Mismatch(f"{why}: expected {error.__name__}, raised {type(other).__name__}: {other}", raised=other) from None
+            raise Mismatch(
+                f"{why}: expected {error.__name__}, raised {type(other).__name__}: {other}", raised=other
+            ) from None
         raise Mismatch(f"{why}: expected {error.__name__}, nothing was raised")
 
     def compiled(self, function: Callable[..., Any], **static: Any) -> Callable[..., Any]:

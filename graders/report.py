@@ -71,7 +71,10 @@ def render(verdict: Verdict) -> list[Line]:
     """The report: a line a level, the first failure in full, how to replay it, the file's path last."""
     kata = find(verdict.kata)
     lines: list[Line] = [
-        (f"{kata.title}, {FRAMEWORKS[verdict.framework]}, {devices(verdict.device)}, seed {verdict.seed}", {}),
+        (
+            f"{kata.title}, {FRAMEWORKS[verdict.framework]}, {devices(verdict.device)}, seed {verdict.seed}",
+            {},
+        ),
         ("", {}),
     ]
     for number, group in groupby(verdict.checks, key=lambda check: check.level):
@@ -111,7 +114,10 @@ def _closing(verdict: Verdict) -> list[Line]:
     path: Line = (verdict.attempt, {"light": True})
     seconds = sum(check.seconds for check in verdict.checks)
     if verdict.passed:
-        return [(f"passed: {len(verdict.checks)} checks in {seconds:.2f} s", {"green": True, "bold": True}), path]
+        return [
+            (f"passed: {len(verdict.checks)} checks in {seconds:.2f} s", {"green": True, "bold": True}),
+            path,
+        ]
     if failure is None:
         return [("nothing was graded", {"red": True}), path]
     if failure.outcome == "not started":

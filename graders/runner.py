@@ -27,7 +27,8 @@ def grade(
 ) -> Verdict:
     """Grades a .py or .ipynb file and always returns a Verdict, whatever the attempt does.
 
-    level: grade up to this level (all). check: this check alone (all), by its name. seed: replay (drawn afresh). timeout: seconds for all of it.
+    level: grade up to this level (all). check: this check alone (all), by its name. seed: replay (drawn afresh).
+    timeout: seconds for all of it. hint: name the likely mistake with the first failure.
     Raises KataError for a kata that does not exist, ValueError for a framework that it does not offer,
     FileNotFoundError for a file that is not there.
     """

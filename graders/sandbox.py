@@ -156,9 +156,7 @@ class Sandbox:
 
     def _line(self) -> int | None:
         """The innermost line of the attempt in the last traceback that faulthandler wrote."""
-        found = re.search(
-            rf'File "{re.escape(self.source)}", line (\d+)', self.trace.read_text(errors="replace")
-        )
+        found = re.search(rf'File "{re.escape(self.source)}", line (\d+)', self.trace.read_text(errors="replace"))
         return int(found[1]) if found and self.source else None
 
     def _at(self, line: int | None) -> str:
@@ -229,8 +227,8 @@ def _redirect(out: str) -> None:
     descriptor = os.open(out, os.O_WRONLY | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(descriptor, stream)
-    sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115, PTH123
-    sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115, PTH123
+    sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
     sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115, PTH123
 
 

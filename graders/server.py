@@ -63,7 +63,7 @@ def _answer(request: dict[str, Any]) -> str:
 
 
 def _read(descriptor: int, deadline: float) -> tuple[str, bool]:
-    parts = []
+    parts: list[bytes] = []
     while (left := deadline - time.monotonic()) > 0:
         if select.select([descriptor], [], [], left)[0]:
             part = os.read(descriptor, 65536)

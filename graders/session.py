@@ -238,7 +238,9 @@ class Outcomes:
 def _fault(error: BaseException) -> str:
     """A fault of the suite: the error, then the frames of our own files."""
     own = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).is_relative_to(ROOT)]
-    frames = [f"{Path(f.filename).relative_to(ROOT)}:{f.lineno}: {f.line}" for f in own if "site-packages" not in f.filename]
+    frames = [
+        f"{Path(f.filename).relative_to(ROOT)}:{f.lineno}: {f.line}" for f in own if "site-packages" not in f.filename
+    ]
     return "\n".join([f"a fault of the suite, not of the attempt: {type(error).__name__}: {error}", *frames])
 
 

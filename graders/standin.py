@@ -14,7 +14,12 @@ from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_a
 
 aten = torch.ops.aten
 DEVICE = torch.device("meta")
-CPU_INDEX = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default}
+CPU_INDEX = {
+    aten.index.Tensor,
+    aten.index_put.default,
+    aten.index_put_.default,
+    aten._index_put_impl_.default,
+}
 CROSS_DEVICE = {aten.copy_.default, aten._to_copy.default}
 LITERALS = {torch.tensor, torch.as_tensor, torch.asarray}
 Operator = Any
@@ -28,7 +33,7 @@ class StandIn(torch.Tensor):
 
     @staticmethod
     def __new__(cls, inner: torch.Tensor) -> "StandIn":
-        wrapper: StandIn = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        wrapper: StandIn = torch.Tensor._make_wrapper_subclass(
             cls,
             inner.shape,
             strides=inner.stride(),
@@ -39,7 +44,7 @@ class StandIn(torch.Tensor):
         wrapper.inner = inner
         return wrapper
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:  # noqa: ARG002
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
         return f"stand-in {self.inner.detach()!r}"
 
     def numpy(self, *, force: bool = False) -> Any:
@@ -47,7 +52,7 @@ class StandIn(torch.Tensor):
             return unwrap(self).numpy()
         raise TypeError("can't convert a stand-in tensor to numpy. Use Tensor.cpu() to copy it to host memory first.")
 
-    def __array__(self, dtype: Any = None) -> Any:  # noqa: ARG002
+    def __array__(self, dtype: Any = None) -> Any:
         return self.numpy()
 
     def tolist(self) -> Any:
@@ -56,7 +61,7 @@ class StandIn(torch.Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @classmethod
-    def __torch_dispatch__(cls, function: Operator, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG003
+    def __torch_dispatch__(cls, function: Operator, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return dispatch(function, args, kwargs or {})
 
 
@@ -76,14 +81,14 @@ class _Operators(TorchDispatchMode):
     def _should_skip_dynamo(cls) -> bool:
         return False  # or torch imports its compiler at the first operation, which takes a second
 
-    def __torch_dispatch__(self, function: Operator, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+    def __torch_dispatch__(self, function: Operator, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return dispatch(function, args, kwargs or {})
 
 
 class _Literals(TorchFunctionMode):
     """torch.tensor and its kin build their data below the dispatcher: on the CPU first, then moved."""
 
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         asked = kwargs.get("device")
         if function in LITERALS and asked is not None and torch.device(asked) == DEVICE:

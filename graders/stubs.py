@@ -80,9 +80,7 @@ def _class(node: ast.ClassDef, lines: list[str], kata: str) -> str:
     parts = ["\n".join(head)]
     parts += ["\n".join(line for f in fields for line in lines[f.lineno - 1 : f.end_lineno])] if fields else []
     parts += [
-        _function(child, lines, kata)
-        for child in node.body
-        if isinstance(child, ast.FunctionDef) and _is_shown(child)
+        _function(child, lines, kata) for child in node.body if isinstance(child, ast.FunctionDef) and _is_shown(child)
     ]
     return "\n\n".join(parts)
 

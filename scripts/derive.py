@@ -40,7 +40,10 @@ def write_stub(kata: Kata, framework: str, *, force: bool = False) -> None:
 
 def table() -> str:
     """The README's table, a row a kata."""
-    rows = ["| kata | minutes | difficulty | track | frameworks | levels |", "| --- | --- | --- | --- | --- | --- |"]
+    rows = [
+        "| kata | minutes | difficulty | track | frameworks | levels |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
     for kata in katas():
         offered = ", ".join(FRAMEWORKS[framework] for framework in kata.frameworks)
         link = f"[{kata.title}](katas/{kata.name}/spec.md)"

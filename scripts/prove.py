@@ -47,7 +47,10 @@ def prove(kata: Kata, framework: str, seeds: range, only: list[str] | None = Non
             print(wrong[job.name], flush=True)
     found = len(checked) - len(set(wrong) & set(checked))
     took = time.perf_counter() - start
-    print(f"{kata.name}, {framework}: {found} of {len(checked)} mistakes caught and named, {took:.0f} s", flush=True)
+    print(
+        f"{kata.name}, {framework}: {found} of {len(checked)} mistakes caught and named, {took:.0f} s",
+        flush=True,
+    )
     return len(wrong)
 
 

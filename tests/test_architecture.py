@@ -9,7 +9,18 @@ import pytest
 from graders.catalogue import ROOT
 
 VISIBLE = {"pyproject.toml", "README.md", "LICENSE", "katas", "solutions", "graders", "tests", "scripts"}
-GIVEN = {"torch", "jax", "numpy", "math", "gymnasium", "dataclasses", "typing", "collections", "functools", "itertools"}
+GIVEN = {
+    "torch",
+    "jax",
+    "numpy",
+    "math",
+    "gymnasium",
+    "dataclasses",
+    "typing",
+    "collections",
+    "functools",
+    "itertools",
+}
 
 
 def imports(path):
@@ -53,7 +64,11 @@ def test_the_top_level_stays():
 
 @pytest.mark.parametrize(
     ("framework", "absent"),
-    [("numpy", ("torch", "jax", "gymnasium")), ("torch", ("jax", "gymnasium")), ("jax", ("torch", "gymnasium"))],
+    [
+        ("numpy", ("torch", "jax", "gymnasium")),
+        ("torch", ("jax", "gymnasium")),
+        ("jax", ("torch", "gymnasium")),
+    ],
 )
 def test_only_the_graded_framework_is_imported(framework, absent):
     code = f"""

@@ -47,7 +47,11 @@ def test_further_frameworks_have_a_suffix(tmp_path):
     [
         ("minutes: 20\n", "", "the front matter has no 'minutes'; add it"),
         ("minutes: 20", "minutes: long", "'minutes' should be a int, is 'long'"),
-        ("track: basics", "track: basics\ncolour: red", "the front matter has an unknown 'colour'; known: title"),
+        (
+            "track: basics",
+            "track: basics\ncolour: red",
+            "the front matter has an unknown 'colour'; known: title",
+        ),
         ("[numpy]", "[mxnet]", "'frameworks' should list some of torch, jax, numpy"),
         ("[numpy]", "[]", "'frameworks' should list some of"),
         ("easy", "trivial", "'difficulty' should be one of easy, medium, hard"),
@@ -65,7 +69,7 @@ def test_a_wrong_front_matter_is_named(tmp_path, right, wrong, said):
 def test_an_unknown_kata_names_the_nearest():
     with pytest.raises(KataError, match="there is no kata 'atention'; did you mean 'attention'"):
         find("atention")
-    with pytest.raises(KataError, match="there is no kata 'xyz'; there are: .*attention"):
+    with pytest.raises(KataError, match=r"there is no kata 'xyz'; there are: .*attention"):
         find("xyz")
 
 
@@ -74,7 +78,10 @@ def test_an_unknown_kata_names_the_nearest():
     [
         ("[[bug]\n", "the bug bank does not read"),
         ('[[bug]]\nname = "b"\nsays = "s"\nedits = []\n', "bug 'b' lacks 'check'"),
-        ('[[bug]]\nname = "b"\nsays = "s"\ncheck = "c"\n[[bug.edits]]\nfind = "x"\n', "bug 'b' lacks 'frameworks'"),
+        (
+            '[[bug]]\nname = "b"\nsays = "s"\ncheck = "c"\n[[bug.edits]]\nfind = "x"\n',
+            "bug 'b' lacks 'frameworks'",
+        ),
     ],
 )
 def test_a_wrong_bug_bank_is_named(tmp_path, toml, said):

@@ -28,7 +28,10 @@ from tests.common import attempt
 RNG = np.random.default_rng(0)
 DIMS = Dims(B=2, T=3, C=4, D=5)
 X, W = DIMS.normal(RNG, "B T C"), DIMS.normal(RNG, "C D")
-LIBRARY = {"torch": "import torch\nfrom torch import tanh\n", "jax": "import jax.numpy as jnp\nfrom jax.numpy import tanh\n"}
+LIBRARY = {
+    "torch": "import torch\nfrom torch import tanh\n",
+    "jax": "import jax.numpy as jnp\nfrom jax.numpy import tanh\n",
+}
 LIBRARY["numpy"] = "import numpy as np\nfrom numpy import tanh\n"
 RIGHT = "def project(x, w):\n    return tanh(x @ w)\n"
 EVERY = ("torch", "jax", "numpy")
@@ -70,7 +73,9 @@ def test_what_is_right_passes_every_check(framework):
 
 
 def test_shape_names_the_swapped_axes():
-    said = complaint(check_shape, given(RIGHT.replace("tanh(x @ w)", "tanh(x @ w).transpose(1, 2)")), CASE, DIMS, "B T D")
+    said = complaint(
+        check_shape, given(RIGHT.replace("tanh(x @ w)", "tanh(x @ w).transpose(1, 2)")), CASE, DIMS, "B T D"
+    )
     assert "project: out has shape (2, 5, 3), expected (B T D) = (2, 3, 5): T and D are swapped?" in said
     assert "project(x: (2, 3, 4) float64, w: (4, 5) float64) on cpu" in said
 
@@ -101,7 +106,9 @@ def test_values_show_the_worst_entry_against_the_budget():
 @pytest.mark.parametrize(("value", "name"), [("nan", "NaN"), ("inf", "infinite"), ("-inf", "infinite")])
 def test_values_are_never_right_where_they_are_not_finite(value, name):
     source = f"def project(x, w):\n    y = tanh(x @ w).clone()\n    y[0, 1, 2] = float('{value}')\n    return y\n"
-    assert f"1 of 30 entries of out are {name}, the first at out[0, 1, 2]" in complaint(check_values, given(source), CASE)
+    assert f"1 of 30 entries of out are {name}, the first at out[0, 1, 2]" in complaint(
+        check_values, given(source), CASE
+    )
 
 
 def test_a_message_says_what_is_special_there():
@@ -267,7 +274,9 @@ def test_from_scratch_sees_through_aliases(call):
 def test_from_scratch_refuses_other_frameworks_and_refused_packages():
     said = complaint(check_from_scratch, given("import jax.numpy\n" + RIGHT), CASE)
     assert said.startswith("line 3 imports jax: this kata is written in PyTorch alone")
-    said = complaint(check_from_scratch, given("from torch.optim import Adam\n" + RIGHT, refused=("torch.optim",)), CASE)
+    said = complaint(
+        check_from_scratch, given("from torch.optim import Adam\n" + RIGHT, refused=("torch.optim",)), CASE
+    )
     assert said.startswith("line 3 imports torch.optim: write it from its parts, that is the kata")
     check_from_scratch(given("import numpy\n" + RIGHT), CASE)
 
@@ -305,10 +314,22 @@ def test_a_scenario_passes_in_every_dtype_and_place():
         ("self.total += x", "self.total -= x", "3 of 3 entries of the total are off"),
         ("self.total += x", "x += 1", "add x twice changes x in place"),
         ("return self.total.clone()", "pass", r"the total is None: no return on this path?"),
-        ("return self.total.clone()", "return self.total.tolist()", "the total is a list of 3, expected a torch.Tensor"),
+        (
+            "return self.total.clone()",
+            "return self.total.tolist()",
+            "the total is a list of 3, expected a torch.Tensor",
+        ),
         ("return self.total.clone()", "return self.total[:2]", "the total has shape (2,), expected (3,)"),
-        ("return self.total.clone()", "return self.total.half()", "the total has dtype float16, expected float64"),
-        ("self.total += x", "self.sum += x", "Counter raised AttributeError: 'Counter' object has no attribute 'sum'"),
+        (
+            "return self.total.clone()",
+            "return self.total.half()",
+            "the total has dtype float16, expected float64",
+        ),
+        (
+            "self.total += x",
+            "self.sum += x",
+            "Counter raised AttributeError: 'Counter' object has no attribute 'sum'",
+        ),
         ("class Counter", "class Countr", "expected a class `Counter`, found `Countr`"),
         ("self.total += x", "torch.manual_seed(0)", "Counter changes torch's global RNG"),
     ],

@@ -25,11 +25,17 @@ BODIES = {
         "while True:\n    try:\n        while True:\n            sum(range(100))\n    except:\n        pass",
         r"stopped: no result after 2 s, at line \d+: sum\(range\(100\)\)",
     ),
-    "long C call": ("return 7 ** (10 ** 9)", r"stopped: no result after 2 s, at line \d+: return 7 \*\* \(10 \*\* 9\)"),
+    "long C call": (
+        "return 7 ** (10 ** 9)",
+        r"stopped: no result after 2 s, at line \d+: return 7 \*\* \(10 \*\* 9\)",
+    ),
     "sys.exit": ("import sys\nsys.exit(0)", r"attention ends the program with sys\.exit\(0\)"),
     "KeyboardInterrupt": ("raise KeyboardInterrupt", r"attention raised KeyboardInterrupt"),
     "os._exit": ("import os\nos._exit(0)", r"ended the whole process with exit code 0"),
-    "segfault": ("import ctypes\nctypes.string_at(0)", r"crashed with a segmentation fault, at line \d+: ctypes"),
+    "segfault": (
+        "import ctypes\nctypes.string_at(0)",
+        r"crashed with a segmentation fault, at line \d+: ctypes",
+    ),
     "abort": ("import os\nos.abort()", r"crashed: it was aborted, at line \d+: os\.abort"),
     "memory": (
         "hoard = []\nwhile True:\n    hoard.append(b'x' * 2**28)",
@@ -49,24 +55,39 @@ BODIES = {
         r"attention returns a torch\.Parameter, expected a torch\.Tensor",
     ),
     "alias": ("return v[:, :, :4]", r"attention returns an array that shares storage with v"),
-    "NaN": ("return (q @ k.mT).softmax(-1) @ v * math.nan", r"168 of 168 entries of out are NaN, the first at out\[0, 0, 0, 0\]"),
+    "NaN": (
+        "return (q @ k.mT).softmax(-1) @ v * math.nan",
+        r"168 of 168 entries of out are NaN, the first at out\[0, 0, 0, 0\]",
+    ),
     "infinity": ("return (q @ k.mT).softmax(-1) @ v * math.inf", r"entries of out are infinite"),
-    "mutation": ("q.mul_(0.5)\nreturn (q @ k.mT).softmax(-1) @ v", r"attention changes its argument q in place"),
+    "mutation": (
+        "q.mul_(0.5)\nreturn (q @ k.mT).softmax(-1) @ v",
+        r"attention changes its argument q in place",
+    ),
     "mutation undone": (
         "q.mul_(2)\nq.div_(2)\nreturn (q @ k.mT).softmax(-1) @ v",
         r"attention changes its argument q in place",
     ),
-    "reseeds torch": ("torch.manual_seed(0)\nreturn (q @ k.mT).softmax(-1) @ v", r"changes torch's global RNG"),
+    "reseeds torch": (
+        "torch.manual_seed(0)\nreturn (q @ k.mT).softmax(-1) @ v",
+        r"changes torch's global RNG",
+    ),
     "reseeds NumPy": (
         "import numpy\nnumpy.random.seed(0)\nreturn (q @ k.mT).softmax(-1) @ v",
         r"changes NumPy's global RNG",
     ),
-    "reseeds random": ("import random\nrandom.seed(0)\nreturn (q @ k.mT).softmax(-1) @ v", r"changes Python's random"),
+    "reseeds random": (
+        "import random\nrandom.seed(0)\nreturn (q @ k.mT).softmax(-1) @ v",
+        r"changes Python's random",
+    ),
     "default dtype": (
         "torch.set_default_dtype(torch.float64)\nreturn (q @ k.mT).softmax(-1) @ v",
         r"changes torch's default dtype",
     ),
-    "grad mode": ("torch.set_grad_enabled(False)\nreturn (q @ k.mT).softmax(-1) @ v", r"changes torch's grad mode"),
+    "grad mode": (
+        "torch.set_grad_enabled(False)\nreturn (q @ k.mT).softmax(-1) @ v",
+        r"changes torch's grad mode",
+    ),
     "error state": (
         "import numpy\nnumpy.seterr(all='ignore')\nreturn (q @ k.mT).softmax(-1) @ v",
         r"changes NumPy's error state",
@@ -75,9 +96,15 @@ BODIES = {
 
 # name: (the whole file, what the message must say)
 FILES = {
-    "syntax error": ("def attention(q, k, v\n    return q\n", r"has a syntax error on line 1: '\(' was never closed"),
+    "syntax error": (
+        "def attention(q, k, v\n    return q\n",
+        r"has a syntax error on line 1: '\(' was never closed",
+    ),
     "empty": ("", r"the file has no function `attention`"),
-    "misspelt": ("def atention(q, k, v, *, mask=None):\n    return q\n", r"expected a function `attention`, found `atention`"),
+    "misspelt": (
+        "def atention(q, k, v, *, mask=None):\n    return q\n",
+        r"expected a function `attention`, found `atention`",
+    ),
     "not a function": ("attention = 3\n", r"the file has no function `attention`"),
     "signature": (
         "def attention(q, k):\n    return q\n",
@@ -87,7 +114,10 @@ FILES = {
         "def attention(q, k, v):\n    return (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1) @ v\n",
         r"`attention` cannot be called as the contract says: got an unexpected keyword argument 'mask'",
     ),
-    "import fails": ("import nowhere_to_be_found\n", r"does not load: ModuleNotFoundError: No module named 'nowhere"),
+    "import fails": (
+        "import nowhere_to_be_found\n",
+        r"does not load: ModuleNotFoundError: No module named 'nowhere",
+    ),
     "raises while loading": ("x = 1 / 0\n", r"does not load: ZeroDivisionError"),
     "exits while loading": ("import sys\nsys.exit(3)\n", r"does not load: sys\.exit: 3"),
     "ends while loading": ("import os\nos._exit(0)\n", r"ended the whole process with exit code 0"),
@@ -98,7 +128,7 @@ FILES = {
 
 def with_body(body: str) -> str:
     """The solution with attention's body replaced."""
-    head, rest = SOLUTION.split('    scores = q @ k.mT / math.sqrt(q.shape[-1])  # (B, H, T, S)\n', 1)
+    head, rest = SOLUTION.split("    scores = q @ k.mT / math.sqrt(q.shape[-1])  # (B, H, T, S)\n", 1)
     _, tail = rest.split("\n\n\n", 1)
     return head + textwrap.indent(body, "    ") + "\n\n\n" + tail
 
@@ -122,8 +152,10 @@ def check(attempt, expected):
 
 
 @pytest.mark.parametrize("fault", BODIES)
-def test_a_body(fault, tmp_path):
+def test_a_body(fault, tmp_path, monkeypatch):
     body, expected = BODIES[fault]
+    if fault == "memory":
+        monkeypatch.setenv("KATAS_SECONDS", "20")  # the memory is to run out first, on a busy machine too
     check(written(tmp_path, with_body(body)), expected)
 
 
@@ -134,7 +166,9 @@ def test_a_file(fault, tmp_path):
 
 
 def test_the_syntax_error_shows_the_caret(tmp_path):
-    verdict = check(written(tmp_path, "def attention(q, k, v, *, mask=None):\n    return q +\n"), "syntax error on line 2")
+    verdict = check(
+        written(tmp_path, "def attention(q, k, v, *, mask=None):\n    return q +\n"), "syntax error on line 2"
+    )
     line, caret = verdict.first_failure.message.splitlines()[1:3]
     assert line.strip() == "return q +"
     assert caret.index("^") == line.index("+") + 1
@@ -162,7 +196,10 @@ def test_earlier_checks_are_kept_when_the_child_dies(tmp_path):
     assert outcomes["attention_gradients"] == outcomes["causal_shape"] == "waiting"
 
 
-RIGHT = "_softmax((q @ k.mT / math.sqrt(q.shape[-1])).masked_fill(~(q.new_ones(1) > 0 if mask is None else mask), -math.inf)) @ v"
+RIGHT = (
+    "_softmax((q @ k.mT / math.sqrt(q.shape[-1]))"
+    ".masked_fill(~(q.new_ones(1) > 0 if mask is None else mask), -math.inf)) @ v"
+)
 
 
 def test_a_flood_shows_the_first_and_the_last_lines(tmp_path):
@@ -186,11 +223,7 @@ def test_a_conftest_and_a_torch_beside_the_attempt_are_not_imported(tmp_path):
 
 def test_what_the_attempt_starts_is_ended(tmp_path):
     marker = tmp_path / "alive"
-    body = (
-        "import subprocess\n"
-        f"subprocess.Popen(['sh', '-c', 'sleep 4; touch {marker}'])\n"
-        "while True:\n    pass"
-    )
+    body = f"import subprocess\nsubprocess.Popen(['sh', '-c', 'sleep 4; touch {marker}'])\nwhile True:\n    pass"
     check(written(tmp_path, with_body(body)), "no result after 2 s")
     time.sleep(4)
     assert not marker.exists()

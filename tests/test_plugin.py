@@ -52,7 +52,7 @@ def test_a_failure_card(tmp_path):
     assert "✗ level 1  attention                3 of 9 checks" in shown
     assert "attention_values: without a mask it is softmax(q k^T / sqrt(D)) v\n" in shown
     assert re.search(r"\n\d+ of 168 entries of out are off, the worst by [\d.]+, [\d,]+ x the budget of", shown)
-    assert "  called    attention(q: (2, 3, 4, 6) float64, k: (2, 3, 5, 6) float64, v: (2, 3, 5, 7) float64) on cpu" in shown
+    assert re.search(r"  called    attention\(q: \(2, 3, 4, 6\) float(32|64), k: \(2, 3, 5, 6\) float", shown)
     assert re.search(r"\n  expected  \S+  at out\[.*\]\n  got       \S+\n", shown)
     assert "  likely    The scores are not divided by sqrt(D)." in shown
     assert f"  replay    pytest katas/attention --attempt {path} --seed 5\n" in shown
@@ -80,9 +80,7 @@ def test_a_level_ends_the_grading_there(tmp_path):
 
 
 def test_one_check_alone_can_be_asked_for():
-    code, shown = run(
-        "katas/attention/.grader.py::test_attention_values", "--solution", "--framework", "numpy"
-    )
+    code, shown = run("katas/attention/.grader.py::test_attention_values", "--solution", "--framework", "numpy")
     assert code == 0
     assert "1 of 1 checks" in shown
 
@@ -125,7 +123,7 @@ def test_a_wrong_option_is_one_clear_error(arguments, said):
     assert "Traceback" not in shown
 
 
-def test_the_stand_in_is_a_device(tmp_path):
+def test_the_stand_in_is_a_device():
     code, shown = run("katas/attention", "--solution", "--device", "stand-in", "--level", "1")
     assert code == 0, shown
     assert shown.startswith("Attention, PyTorch, stand-in + cpu (no accelerator here: parity is simulated), seed")

@@ -67,7 +67,9 @@ def test_nothing_graded_is_not_green():
 
 
 def test_a_fault_of_the_suite_is_told_from_a_failure():
-    fault = dataclasses.replace(FAILED, outcome="error", message="a fault of the suite, not of the attempt: KeyError: 'x'")
+    fault = dataclasses.replace(
+        FAILED, outcome="error", message="a fault of the suite, not of the attempt: KeyError: 'x'"
+    )
     shown = text(verdict(PASSED, fault))
     assert "! level 1" in shown
     assert "a fault of the suite, not of the attempt" in shown

@@ -18,7 +18,12 @@ SOLUTION = KATA.solution("numpy")
 def test_the_verdict():
     verdict = grade("attention", SOLUTION, framework="numpy", seed=11)
     assert verdict.passed
-    assert (verdict.kata, verdict.framework, verdict.device, verdict.seed) == ("attention", "numpy", "cpu", 11)
+    assert (verdict.kata, verdict.framework, verdict.device, verdict.seed) == (
+        "attention",
+        "numpy",
+        "cpu",
+        11,
+    )
     assert {check.level for check in verdict.checks} == {1, 2, 3, 4}
     assert all(check.seconds >= 0 and check.sentence for check in verdict.checks)
 

@@ -38,7 +38,9 @@ def test_forward_and_backward_are_bit_equal():
 @pytest.mark.usefixtures("_simulated")
 def test_a_mask_made_on_the_cpu_is_refused():
     q = wrap(torch.randn(1, 1, 4, 6))
-    with pytest.raises(RuntimeError, match="same device, but found at least two devices, stand-in and cpu.*masked_fill"):
+    with pytest.raises(
+        RuntimeError, match=r"same device, but found at least two devices, stand-in and cpu.*masked_fill"
+    ):
         attention(q, q, q, None)
 
 
@@ -110,9 +112,9 @@ def test_back_to_the_cpu():
     assert type(x.to("cpu")) is torch.Tensor
     assert x.sum().item() == 3.0
     assert bool((x == 1).all())
-    with pytest.raises(TypeError, match="Use Tensor.cpu"):
+    with pytest.raises(TypeError, match=r"Use Tensor\.cpu"):
         x.numpy()
-    with pytest.raises(TypeError, match="Use Tensor.cpu"):
+    with pytest.raises(TypeError, match=r"Use Tensor\.cpu"):
         x.__array__()
 
 

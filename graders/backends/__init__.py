@@ -131,7 +131,8 @@ def same_shape(out: Any, upstream: Any) -> None:
 
 
 def _numpy_rng() -> tuple[Any, ...]:
-    _, keys, *rest = np.random.get_state(legacy=True)
+    state: Any = np.random.get_state(legacy=True)
+    _, keys, *rest = state
     return (keys.tobytes(), *rest)
 
 

@@ -20,7 +20,11 @@ jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_disable_most_optimizations", True)
 EAGER = "eager"
 # What an array's value deciding in Python, or NumPy on a traced array, raises.
-CONCRETE = (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError, jax.errors.NonConcreteBooleanIndexError)
+CONCRETE = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.NonConcreteBooleanIndexError,
+)
 FLAGS = ("jax_enable_x64", "jax_default_matmul_precision", "jax_debug_nans", "jax_numpy_dtype_promotion")
 
 
@@ -86,7 +90,7 @@ class JaxBackend(Backend):
         return a is b
 
     def run(self, function: Callable[..., Any], args: Sequence[Any], options: Mapping[str, Any], place: str) -> Any:
-        """Compiled as a whole, which is ten times as fast as operation by operation; eagerly where it does not trace."""
+        """Compiled as a whole, ten times as fast as operation by operation; eagerly where it does not trace."""
         if place == EAGER or (place == "cpu" and not self.whole):
             return function(*args, **options)
         arrays, compiled = self._compiled(function, options, place)
@@ -150,7 +154,7 @@ class JaxBackend(Backend):
 
     def globals(self) -> tuple[Global, ...]:
         flags = [
-            Global(flag, lambda flag=flag: getattr(jax.config, flag), lambda v, flag=flag: jax.config.update(flag, v))  # type: ignore[misc]
+            Global(flag, functools.partial(getattr, jax.config, flag), functools.partial(jax.config.update, flag))
             for flag in FLAGS
         ]
         return (*flags, *super().globals())

@@ -132,9 +132,7 @@ class Scenario:
         return dict(found)
 
     def trace(self, attempt: Attempt) -> None:
-        attempt.play(
-            self.name, lambda m: self.play(m, **self.arrays), dtype=self.dtype, draws=self.draws, watched=True
-        )
+        attempt.play(self.name, lambda m: self.play(m, **self.arrays), dtype=self.dtype, draws=self.draws, watched=True)
 
     def called(self, attempt: Attempt) -> tuple[str, str]:
         return "in", f"{self.name}, {self.dtype} on {attempt.place}"

@@ -7,7 +7,9 @@ from graders.checks.cases import Case
 from graders.errors import Mismatch
 
 
-def check_growth(attempt: Attempt, small: Case, large: Case, *, what: str, expected: float, unwanted: float, sentence: str) -> None:
+def check_growth(
+    attempt: Attempt, small: Case, large: Case, *, what: str, expected: float, unwanted: float, sentence: str
+) -> None:
     """`what` (flops, largest, peak, ops) grows `expected`-fold from the small case to the large one.
 
     The line is drawn at the geometric mean of that and of the growth that is unwanted. `sentence` says what was

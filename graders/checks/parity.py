@@ -38,10 +38,10 @@ def check_parity(attempt: Attempt, case: Any, places: tuple[str, ...], fused: Fu
         if fused and attempt.framework == "torch":
             against |= {name: {"out": out} for name, out in fused("cpu" if place == "stand-in" else place).items()}
         for name, expected in against.items():
-            if problem := differences(got, expected, rough, case.near):
-                problem.summary = f"{place} differs from {name}: {problem.summary}"
-                problem.observed = got
-                raise refuse(problem, there, case, observe)
+            if wrong := differences(got, expected, rough, case.near):
+                wrong.summary = f"{place} differs from {name}: {wrong.summary}"
+                wrong.observed = got
+                raise refuse(wrong, there, case, observe)
         if isinstance(case, Case) and case.backward is not None and place != "vmap":
             _backward(there, case)
 
@@ -55,8 +55,8 @@ def _backward(there: Attempt, case: Case) -> None:
         raise _explained(problem, there.place, None) from None
     exact, allowed = right_gradients(case, upstream)
     for mine, right, limit in zip(got, exact, allowed, strict=True):
-        if problem := compare(mine, right, limit, f"a gradient on {there.place}"):
-            raise problem
+        if wrong := compare(mine, right, limit, f"a gradient on {there.place}"):
+            raise wrong
 
 
 def _explained(problem: Mismatch, place: str, observe: Callable[[Attempt], Results] | None) -> Mismatch:

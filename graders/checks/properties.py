@@ -11,9 +11,17 @@ from graders.errors import Mismatch
 
 
 def for_all(
-    attempt: Attempt, strategy: Any, judge: Callable[[Any], None], *, seed: int, describe: Callable[[Any], str] = str
+    attempt: Attempt,
+    strategy: Any,
+    judge: Callable[[Any], None],
+    *,
+    seed: int,
+    describe: Callable[[Any], str] = str,
 ) -> None:
-    """judge(case) for as many drawn cases as the framework can afford; the Mismatch of the smallest that fails, with its description."""
+    """judge(case) for as many drawn cases as the framework can afford.
+
+    Raises the Mismatch of the smallest case that fails, with its description.
+    """
     drawn: list[Any] = []
 
     @hypothesis.seed(seed)

@@ -52,7 +52,9 @@ def compare(
         kind = "NaN" if np.isnan(wide[worst]) else "infinite"
         summary = f"{int(odd.sum())} of {wide.size} entries of {what} are {kind}, the first at {entry}{special}"
     else:
-        times = f", {error[worst] / allowed:,.0f} x the budget of {allowed:.1e}" if allowed > 0 else ", expected exactly"
+        times = (
+            f", {error[worst] / allowed:,.0f} x the budget of {allowed:.1e}" if allowed > 0 else ", expected exactly"
+        )
         summary = f"{int(wrong.sum())} of {wide.size} entries of {what} are off, the worst by {error[worst]:.3g}{times}"
     return Mismatch(summary, observed=got).with_details(
         ("expected", f"{exact[worst]:.6g}  at {entry}{special}"), ("got", f"{wide[worst]:.6g}")
@@ -69,6 +71,11 @@ def run(attempt: Attempt, case: Any) -> Results:
     with observable(lambda other: run(other.on(place), case)):
         found: Results = case.run(attempt)
     return found
+
+
+def again(case: Any) -> Callable[[Attempt], Results]:
+    """The same observation of another attempt."""
+    return lambda other: run(other, case)
 
 
 def differences(got: Results, exact: Results, rough: Results, near: Near | None = None) -> Mismatch | None:
@@ -117,7 +124,7 @@ def check_dtype(attempt: Attempt, case: Case, dtypes: Sequence[str] | None = Non
         for name, got in found.items():
             if got.dtype != typed.dtype:
                 problem = Mismatch(f"{case.name}: {dtype} in, {name} is {got.dtype}; expected {dtype}", observed=found)
-                raise refuse(problem, attempt, typed, lambda other, typed=typed: run(other, typed))
+                raise refuse(problem, attempt, typed, again(typed))
 
 
 def check_values(attempt: Attempt, case: Any, *, dtypes: Sequence[str] | None = None) -> None:
@@ -127,7 +134,7 @@ def check_values(attempt: Attempt, case: Any, *, dtypes: Sequence[str] | None = 
         got = run(attempt, typed)
         if problem := differences(got, typed.exact(), typed.rough(), typed.near):
             problem.observed = got
-            raise refuse(problem, attempt, typed, lambda other, typed=typed: run(other, typed))
+            raise refuse(problem, attempt, typed, again(typed))
 
 
 def check_play(attempt: Attempt, scenario: Scenario) -> None:

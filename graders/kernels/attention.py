@@ -56,7 +56,13 @@ def blockwise_attention(
 
 
 def blockwise_attention_backward(
-    grad_out: np.ndarray, q: np.ndarray, k: np.ndarray, v: np.ndarray, *, block_size: int, causal: bool = False
+    grad_out: np.ndarray,
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    *,
+    block_size: int,
+    causal: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     del block_size
     return causal_attention_backward(grad_out, q, k, v) if causal else attention_backward(grad_out, q, k, v)
@@ -128,7 +134,7 @@ def fused(
     import torch
 
     arrays = [torch.from_numpy(np.ascontiguousarray(x)).to(place) for x in (q, k, v)]
-    allowed = np.ones((q.shape[-2], k.shape[-2]), bool) if mask is None else mask
+    allowed: Any = np.ones((q.shape[-2], k.shape[-2]), bool) if mask is None else mask
     attend = None if mask is None else torch.from_numpy(np.ascontiguousarray(mask)).to(place)
     found = {}
     for name, chosen in _sdpa_backends(place).items():

@@ -78,13 +78,21 @@ def multi_head(rng, **options):
     args = (MODEL.normal(rng, "B T C"), *(w / np.sqrt(len(w)) for w in weights))
     options = {"n_heads": MODEL.sizes["H"], **options}
     return Case(
-        "multi_head_attention", args, kernels.multi_head_attention, kernels.multi_head_attention_backward, options
+        "multi_head_attention",
+        args,
+        kernels.multi_head_attention,
+        kernels.multi_head_attention_backward,
+        options,
     )
 
 
 def blockwise(q, k, v, **options):
     return Case(
-        "blockwise_attention", (q, k, v), kernels.blockwise_attention, kernels.blockwise_attention_backward, options
+        "blockwise_attention",
+        (q, k, v),
+        kernels.blockwise_attention,
+        kernels.blockwise_attention_backward,
+        options,
     )
 
 
@@ -377,9 +385,7 @@ def test_blockwise_errors(attempt, rng):
     """block_size < 1 raises ValueError, and T > S where causal"""
     q, k, v = inputs(rng)
     for block_size in (0, -1):
-        check_raises(
-            attempt, blockwise(q, k, v, block_size=block_size), ValueError, f"a block size of {block_size}"
-        )
+        check_raises(attempt, blockwise(q, k, v, block_size=block_size), ValueError, f"a block size of {block_size}")
     short = blockwise(q, k[:, :, :3], v[:, :, :3], block_size=2, causal=True)
     check_raises(attempt, short, ValueError, "causal with T = 4 queries and S = 3 keys")
 
