@@ -23,6 +23,7 @@ from types import FrameType
 from typing import Any
 
 import psutil
+import pytest
 
 GIB = 2**30
 POLL = 0.05
@@ -44,9 +45,20 @@ class Limits:
 
     @staticmethod
     def from_environment(total: float) -> "Limits":
-        seconds = float(os.environ.get("KATAS_SECONDS", "0"))
-        memory = int(float(os.environ.get("KATAS_MEMORY_GB", "4")) * GIB)
+        seconds = _setting("KATAS_SECONDS", 0.0)
+        memory = int(_setting("KATAS_MEMORY_GB", 4.0) * GIB)
         return Limits(seconds=seconds or 10.0, total=total, memory=memory, override=seconds)
+
+
+def _setting(name: str, default: float) -> float:
+    """A positive number from the environment."""
+    text = os.environ.get(name)
+    if not text:
+        return default
+    with contextlib.suppress(ValueError):
+        if (number := float(text)) > 0:
+            return number
+    raise pytest.UsageError(f"{name} should be a positive number, is {text!r}")
 
 
 @dataclass

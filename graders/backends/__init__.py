@@ -60,7 +60,7 @@ class Backend:
         return np.asarray(array)
 
     def is_array(self, value: Any) -> bool:
-        return type(value) is np.ndarray
+        return type(value) is np.ndarray or isinstance(value, np.generic)
 
     def version(self, array: Any) -> int:  # noqa: ARG002
         """A count of in-place updates, where the framework keeps one."""
