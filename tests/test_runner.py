@@ -56,7 +56,7 @@ def test_a_device_that_is_not_there_is_an_error_not_a_failure():
 
 def test_the_whole_grading_has_a_time_limit(tmp_path):
     head = "    return _weights(q, k, mask) @ v"
-    source = SOLUTION.read_text(encoding="utf-8").replace(head, f"    import time; time.sleep(1)\n{head}")
+    source = SOLUTION.read_text(encoding="utf-8").replace(head, f"    import time; time.sleep(60)\n{head}")
     start = time.monotonic()
     verdict = grade("attention", written(tmp_path, source), framework="numpy", timeout=3.0)
     assert time.monotonic() - start < 20

@@ -1,5 +1,6 @@
 """Attention from its parts: masked, causal, multi-head with grouped keys and values, and blockwise."""
 
+import math
 import torch
 
 

@@ -1,6 +1,8 @@
 """Attention from its parts, in JAX: masked, causal, multi-head with grouped keys and values, and blockwise."""
 
+import math
 import jax
+import jax.numpy as jnp
 
 
 def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:

@@ -1,5 +1,6 @@
 """Attention from its parts, in NumPy: masked, with its backward, causal, multi-head and blockwise."""
 
+import math
 import numpy as np
 
 
