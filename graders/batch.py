@@ -42,20 +42,20 @@ def grade_each(kata: Kata, framework: str, jobs: Sequence[Job]) -> Iterator[tupl
         now = left[:AT_ONCE]
         box = Sandbox(_serve, (kata, framework, now), limits=Limits(seconds=START_UP, total=1e9), method="spawn")
         checks: list[Check] = []
+        running = ("grading", 1)
         try:
             for kind, value in box.messages():
                 box.limits.seconds = STEP
-                if kind == "check":
+                if kind == "start":
+                    running = value
+                elif kind == "check":
                     checks.append(value)
                 elif kind == "end":
                     yield left.pop(0), tuple(checks)
                     checks = []
             if box.death:
                 told = "\n".join([box.death.sentence, *box.output()])
-                yield (
-                    left.pop(0),
-                    (*checks, Check("grading", 1, "error" if box.death.ours else "failed", told)),
-                )
+                yield left.pop(0), (*checks, Check(*running, "error" if box.death.ours else "failed", told))
             elif now[-1] in left:
                 raise RuntimeError("\n".join(["the grading ended early", *box.output()]))
         finally:
@@ -82,7 +82,11 @@ def _each(
 ) -> None:
     from graders.plugin import mark
 
+    by_id = {item.nodeid: (item.name.removeprefix("test_"), mark(item)[0]) for item in items}
+
     def tell(message: Any) -> None:
+        if message[0] == "start":
+            send(("start", by_id[message[1]]))
         if message[0] == "done":
             for data in message[2]:
                 if "kata" in data:
