@@ -92,6 +92,7 @@ class Attempt:
                     result = scenario(native)
                     native.unchanged()
                 except Mismatch as problem:
+                    problem.observed = problem.summary
                     raise problem.with_details(("doing", f"{native.doing}, {dtype} on {self.place}")) from None
                 return result
 

@@ -115,7 +115,7 @@ def _observe(problem: Mismatch, variant: Attempt) -> Any:
     except NotStarted:
         return None
     except Mismatch as other:
-        return other.summary
+        return other.observed
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -74,7 +74,9 @@ class Guards:
         details = [self.called()]
         if frames := self.attempt.frames(error):
             details.append(("at", frames))
-        return Mismatch(said, details=tuple(details), raised=error)
+        first = str(error).partition("\n")[0]  # further lines may name the file, which another attempt has elsewhere
+        seen = f"{self.name}: {type(error).__name__}: {first}"
+        return Mismatch(said, details=tuple(details), observed=seen, raised=error)
 
     def results(self, out: Any, arrays: int) -> Any:
         if arrays == 1:

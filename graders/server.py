@@ -79,6 +79,8 @@ def _run(request: dict[str, Any]) -> str:
 
     from graders.session import VERDICTS
 
+    for name in [name for name in os.environ if name.startswith("KATAS_")]:
+        del os.environ[name]  # this process may have been started under other settings
     os.environ.update(request["settings"])
     answer: dict[str, str] = {}
 

@@ -64,6 +64,16 @@ def test_the_whole_grading_has_a_time_limit(tmp_path):
     assert "not done after 3 s in all" in verdict.first_failure.message
 
 
+def test_settings_are_those_of_the_call(tmp_path, monkeypatch):
+    """Not of when the warm process was started."""
+    runner._SERVERS.pop((os.getpid(), "numpy"), None)
+    path = written(tmp_path, "import time\ntime.sleep(1.5)\n" + SOLUTION.read_text(encoding="utf-8"))
+    monkeypatch.setenv("KATAS_SECONDS", "0.5")
+    assert not grade("attention", path, framework="numpy", check="attention_shape").passed
+    monkeypatch.delenv("KATAS_SECONDS")
+    assert grade("attention", path, framework="numpy", check="attention_shape").passed
+
+
 def test_a_lost_process_is_replaced():
     assert grade("attention", SOLUTION, framework="numpy", level=1).passed
     server = runner._SERVERS[os.getpid(), "numpy"]

@@ -93,61 +93,51 @@ class JaxBackend(Backend):
         """Compiled as a whole, ten times as fast as operation by operation; eagerly where it does not trace."""
         if place == EAGER or (place == "cpu" and not self.whole):
             return function(*args, **options)
-        arrays, compiled = self._compiled(function, options, place)
+        compiled, arrays = self._compiled(function, args, options, place)
         try:
-            return compiled(tuple(args), arrays)
+            return compiled(arrays)
         except CONCRETE:
             if place != "cpu":
                 raise
             return function(*args, **options)
 
     def trace(self, function: Callable[..., Any], args: Sequence[Any], options: Mapping[str, Any]) -> None:
+        call, arrays, _ = _of_arrays(function, args, options)
         try:
-            jax.make_jaxpr(functools.partial(function, **options))(*args)
+            jax.make_jaxpr(call)(arrays)
         except CONCRETE:
             function(*args, **options)
 
     def vjp(
         self, function: Callable[..., Any], args: Sequence[Any], wrt: Sequence[int], upstream: Any
     ) -> tuple[Any, list[Any]]:
-        def both(args: tuple[Any, ...], upstream: Any) -> tuple[Any, Any]:
-            def of(*chosen: Any) -> Any:
-                full = list(args)
-                for position, value in zip(wrt, chosen, strict=True):
-                    full[position] = value
-                return function(*full)
+        call, arrays, _ = _of_arrays(function, args, {})
 
-            out, pullback = jax.vjp(of, *(args[i] for i in wrt))
+        def both(arrays: dict[str, Any], upstream: Any) -> tuple[Any, Any]:
+            out, pullback = jax.vjp(lambda chosen: call({**arrays, **chosen}), {str(i): arrays[str(i)] for i in wrt})
             same_shape(out, upstream)
-            return out, pullback(upstream)
+            return out, pullback(upstream)[0]
 
-        if not self.whole:
-            out, grads = both(tuple(args), upstream)
-            return out, list(grads)
         try:
-            out, grads = jax.jit(both)(tuple(args), upstream)
+            out, grads = (jax.jit(both) if self.whole else both)(arrays, upstream)
         except CONCRETE:
-            out, grads = both(tuple(args), upstream)
-        return out, list(grads)
+            out, grads = both(arrays, upstream)
+        return out, [grads[str(i)] for i in wrt]
 
     def _compiled(
-        self, function: Callable[..., Any], options: Mapping[str, Any], place: str
-    ) -> tuple[dict[str, Any], Callable[..., Any]]:
-        """The call with its arrays as arguments and the rest fixed; the same object for the same call."""
-        arrays = {name: value for name, value in options.items() if isinstance(value, jax.Array)}
-        static = {name: value for name, value in options.items() if name not in arrays}
-        key = (function, tuple(static.items()), place)
+        self, function: Callable[..., Any], args: Sequence[Any], options: Mapping[str, Any], place: str
+    ) -> tuple[Callable[..., Any], dict[str, Any]]:
+        """The call under `jit`, the same object for the same call, and the arrays it is to be given."""
+        call, arrays, fixed = _of_arrays(function, args, options)
+        key = (function, repr(fixed), tuple(arrays), place)
         if key not in self.programs:
 
-            def call(args: tuple[Any, ...], arrays: dict[str, Any]) -> Any:
-                return function(*args, **arrays, **static)
-
-            def twice(args: tuple[Any, ...], arrays: dict[str, Any]) -> Any:
-                stacked = jax.tree.map(lambda x: jnp.stack([x, x]), (args, arrays))
-                return jax.vmap(call)(*stacked)[1]
+            def twice(arrays: dict[str, Any]) -> Any:
+                stacked = jax.tree.map(lambda x: jnp.stack([x, x]), arrays)
+                return jax.tree.map(lambda x: x[1], jax.vmap(call)(stacked))
 
             self.programs[key] = jax.jit(twice if place == "vmap" else call)
-        return arrays, self.programs[key]
+        return self.programs[key], arrays
 
     def cost(self, function: Callable[[Sequence[Any]], Any], arrays: Sequence[Any]) -> cost.Cost:
         return cost.measure_jax(lambda *xs: function(xs), *arrays)
@@ -158,6 +148,20 @@ class JaxBackend(Backend):
             for flag in FLAGS
         ]
         return (*flags, *super().globals())
+
+
+def _of_arrays(
+    function: Callable[..., Any], args: Sequence[Any], options: Mapping[str, Any]
+) -> tuple[Callable[[dict[str, Any]], Any], dict[str, Any], dict[str, Any]]:
+    """The call as a function of its arrays alone; these, by position or name; and the rest, which stays what it is."""
+    given = {**{str(i): x for i, x in enumerate(args)}, **options}
+    arrays = {key: x for key, x in given.items() if isinstance(x, jax.Array)}
+
+    def call(arrays: dict[str, Any]) -> Any:
+        positional = [arrays.get(str(i), x) for i, x in enumerate(args)]
+        return function(*positional, **{name: arrays.get(name, x) for name, x in options.items()})
+
+    return call, arrays, {key: x for key, x in given.items() if key not in arrays}
 
 
 def _device(place: str) -> Any:

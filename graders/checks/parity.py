@@ -62,7 +62,7 @@ def _backward(there: Attempt, case: Case) -> None:
 def _explained(problem: Mismatch, place: str, observe: Callable[[Attempt], Results] | None) -> Mismatch:
     """Why a call that is right on the CPU fails elsewhere."""
     said = problem.summary
-    problem.observe, problem.observed = observe, said
+    problem.observe = observe
     if "same device" in said or "on the CPU" in said:
         problem.summary = f"right on the CPU, fails on {place}: a tensor is made there without device="
     elif "is on" in said or "are on" in said:

@@ -1,5 +1,7 @@
 """From scratch: what the kata is about is written by the person, not called."""
 
+import sys
+
 from graders.attempt import Attempt
 from graders.catalogue import FRAMEWORKS
 from graders.checks.cases import Case, Scenario
@@ -13,8 +15,12 @@ def check_from_scratch(attempt: Attempt, *cases: Case | Scenario) -> None:
 
     def observe(other: Attempt) -> str:
         other.watch.used.clear()
+        modules = len(sys.modules)
         for case in cases:
             case.trace(other)
+        if len(sys.modules) > modules:  # what was imported on the way could not be seen yet
+            for case in cases:
+                case.trace(other)
         return ", ".join(use.path for use in other.watch.used)
 
     for line, name in attempt.foreign_imports():
