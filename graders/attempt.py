@@ -162,8 +162,8 @@ class Attempt:
         function = self.find(name)
         given = {**_named(function, args), **options}
         with self.backend.scope(_arrays(args), self.place), Guards(self, name, given) as guards:
-            native, _ = guards.convert(args, options)
-            found: Cost = guards.run(lambda: self.backend.cost(lambda xs: function(*xs, **options), native))
+            native, extra = guards.convert(args, options)
+            found: Cost = guards.run(lambda: self.backend.cost(lambda xs: function(*xs, **extra), native))
             return found
 
     def trace(self, name: str, args: Sequence[np.ndarray], options: Mapping[str, Any]) -> None:

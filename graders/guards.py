@@ -60,7 +60,10 @@ class Guards:
             raise Mismatch(f"{self.name} changes {changed[0][0].name}; leave global state as it was found")
         for key, version in versions.items():
             now = self.backend.back(self.inputs[key])
-            if not same_bits(now, self.kept[key]) or self.backend.version(self.inputs[key]) != version:
+            if (
+                not same_bits(now, self.kept[key].astype(now.dtype))
+                or self.backend.version(self.inputs[key]) != version
+            ):
                 raise Mismatch(f"{self.name} changes its argument {key} in place").with_details(self.called())
         return out
 

@@ -95,7 +95,8 @@ class Native:
     def unchanged(self) -> None:
         """The inputs that were given a name are as they were."""
         for name, native, kept in self.given:
-            if not same_bits(self.backend.back(native), kept):
+            now = self.backend.back(native)
+            if not same_bits(now, kept.astype(now.dtype)):
                 raise Mismatch(f"{self.doing} changes {name} in place")
 
 

@@ -9,18 +9,7 @@ import pytest
 from graders.catalogue import ROOT
 
 VISIBLE = {"pyproject.toml", "README.md", "LICENSE", "katas", "solutions", "graders", "tests", "scripts"}
-GIVEN = {
-    "torch",
-    "jax",
-    "numpy",
-    "math",
-    "gymnasium",
-    "dataclasses",
-    "typing",
-    "collections",
-    "functools",
-    "itertools",
-}
+GIVEN = {*sys.stdlib_module_names, "torch", "jax", "numpy", "gymnasium"}
 
 
 def imports(path):

@@ -1,5 +1,6 @@
 """Named axes, and one call with the kernel that answers it."""
 
+import ast
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -61,7 +62,11 @@ class Case:
     results: tuple[str, ...] = ("out",)
 
     def cast(self, dtype: str) -> "Case":
-        return replace(self, args=tuple(_cast(x, dtype) if isinstance(x, np.ndarray) else x for x in self.args))
+        def one(x: Any) -> Any:
+            return _cast(x, dtype) if isinstance(x, np.ndarray) else x
+
+        options = {name: one(x) for name, x in self.options.items()}
+        return replace(self, args=tuple(one(x) for x in self.args), options=options)
 
     def run(self, attempt: Attempt) -> Results:
         out = attempt.call(self.name, *self.args, arrays=len(self.results), **self.options)
@@ -76,13 +81,15 @@ class Case:
 
     def parameters(self, attempt: Attempt) -> list[str]:
         """The contract's names of the positional arguments."""
-        inner = attempt.signatures.get(self.name, "").partition("(")[2].rpartition(")")[0]
-        names = [part.split("=")[0].split(":")[0].strip() for part in inner.split(",")]
+        signature = attempt.signatures.get(self.name, f"{self.name}()")
+        (node,) = ast.parse(f"def {signature}: pass").body
+        names = [argument.arg for argument in node.args.args]  # type: ignore[attr-defined]
         return names if len(names) >= len(self.args) else [f"argument {i}" for i in range(len(self.args))]
 
     def exact(self) -> Results:
         """The kernel in float64, on the inputs as they are in the working dtype."""
-        return self._named(self.kernel(*self.cast("float64").args, **self.options))
+        wide = self.cast("float64")
+        return self._named(self.kernel(*wide.args, **wide.options))
 
     def rough(self) -> Results:
         """The kernel in the working dtype: how far a right formula may be off."""

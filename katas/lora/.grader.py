@@ -1,0 +1,822 @@
+"""The hidden grader of the LoRA kata."""
+
+from functools import partial
+
+import numpy as np
+
+from graders import level
+from graders.checks import (
+    Case,
+    Dims,
+    Scenario,
+    check_dtype,
+    check_from_scratch,
+    check_gradients,
+    check_growth,
+    check_parity,
+    check_play,
+    check_raises,
+    check_shape,
+    check_values,
+)
+from graders.kernels import lora as kernels
+
+AXES = Dims(B=2, T=3, I=5, O=7, R=4, N=6)
+RANK, ALPHA = 4, 7.0
+DRAWS = 4000
+TARGETS = ("q_proj", "v_proj")
+IDS = np.array([2, -1, 0, 2, 5])
+
+
+def arrays(rng, bias=True, x="B T I"):
+    """An input, a base layer and an adapter whose B is not zero."""
+    found = {name: rng.normal(size=AXES[axes]) for name, axes in {"x": x, "w": "O I", "a": "R I", "b": "O R"}.items()}
+    return {**found, "bias": rng.normal(size=AXES["O"])} if bias else found
+
+
+def base_layer(m, w, bias=None):
+    """The nn.Linear to wrap, where the attempt is tried."""
+    import torch
+
+    base = torch.nn.Linear(w.shape[1], w.shape[0], bias=bias is not None, dtype=m.dtype)
+    base = base.to(m.device)
+    with torch.no_grad():
+        base.weight.copy_(m.to(w))
+        if bias is not None:
+            base.bias.copy_(m.to(bias))
+    return base
+
+
+def set_adapter(m, layer, a, b):
+    import torch
+
+    with torch.no_grad():
+        layer.lora_A.copy_(m.to(a))
+        layer.lora_B.copy_(m.to(b))
+
+
+def wrapped(m, w, a, b, bias=None, dropout=0.0, **_):
+    """A LoRALinear with this adapter."""
+    m.step(f"LoRALinear of rank {RANK}, alpha {ALPHA:g}, dropout {dropout:g}")
+    layer = m.LoRALinear(base_layer(m, w, bias), RANK, ALPHA, dropout)
+    set_adapter(m, layer, a, b)
+    return layer
+
+
+def layer_scenario(rng, play, kernel=lambda **arrays: {}, bias=True, **more):
+    return Scenario("LoRALinear", {**arrays(rng, bias), **more}, play, kernel, draws=True)
+
+
+def forward(m, x, **given):
+    layer = wrapped(m, **given)
+    m.step("forward")
+    return {"out": m.array(layer(m.to(x, "x")).detach(), "out")}
+
+
+def right_forward(x, w, a, b, bias=None):
+    return {"out": kernels.linear(x, w, bias, a, b, alpha=ALPHA)}
+
+
+@level(1, only=("torch",))
+def test_adapter_shapes(attempt, rng):
+    """lora_A is (R, I) and random, lora_B (O, R) and zero, in the base's dtype and on its device"""
+
+    def play(m, x, w, a, b, bias):
+        layers = [m.LoRALinear(base_layer(m, w, bias), RANK, ALPHA) for _ in range(2)]
+        first, second = (m.array(layer.lora_A.detach(), "lora_A", shape=a.shape) for layer in layers)
+        zero = m.array(layers[0].lora_B.detach(), "lora_B", shape=b.shape)
+        m.check(len(np.unique(first)) > first.size // 2, "lora_A does not start random")
+        m.check(not np.array_equal(first, second), "two layers start with the same lora_A")
+        m.check(np.array_equal(zero, np.zeros_like(zero)), "lora_B does not start at zero")
+        return {}
+
+    check_play(attempt, layer_scenario(rng, play))
+
+
+@level(1, only=("torch",))
+def test_layer_values(attempt, rng):
+    """base(x) + (alpha / rank) x A^T B^T, with a bias and without, in float32, float64 and bfloat16"""
+    for bias in (True, False):
+        check_values(attempt, layer_scenario(rng, forward, right_forward, bias), dtypes=attempt.backend.dtypes)
+
+
+@level(1, only=("torch",))
+def test_layer_starts_as_base(attempt, rng):
+    """before training the wrapped layer is the base"""
+
+    def play(m, x, w, a, b, bias):
+        layer = m.LoRALinear(base_layer(m, w, bias), RANK, ALPHA)
+        return {"out": m.array(layer(m.to(x, "x")).detach(), "out")}
+
+    check_values(attempt, layer_scenario(rng, play, lambda x, w, a, b, bias: {"out": x @ w.T + bias}))
+
+
+@level(1, only=("torch",))
+def test_layer_frozen(attempt, rng):
+    """the base's parameters are the same objects, frozen, and unchanged by an optimizer"""
+
+    def play(m, x, w, a, b, bias):
+        import torch
+
+        base = base_layer(m, w, bias)
+        own = {"weight": base.weight, "bias": base.bias}
+        layer = m.LoRALinear(base, RANK, ALPHA)
+        parameters = list(layer.parameters())
+        trained = [p for p in parameters if p.requires_grad]
+        adapter = (layer.lora_A, layer.lora_B)
+        for name, p in own.items():
+            m.check(any(p is other for other in parameters), f"the base's {name} is a copy, not the same object")
+            m.check(not p.requires_grad, f"the base's {name} is not frozen")
+        m.check(
+            len(trained) == 2 and all(any(p is other for other in trained) for p in adapter),
+            f"{len(trained)} parameters are trained, expected lora_A and lora_B",
+        )
+        m.step("one optimizer step")
+        layer(m.to(x)).square().sum().backward()
+        with torch.no_grad():
+            for p in parameters:
+                if p.grad is not None:
+                    p -= 0.1 * p.grad
+        for name, p, before in (("weight", own["weight"], w), ("bias", own["bias"], bias)):
+            m.check(p.grad is None, f"the base's {name} has a gradient")
+            now = m.array(p.detach(), name)
+            m.check(np.array_equal(now, before.astype(now.dtype)), f"the base's {name} changed")
+        return {}
+
+    check_play(attempt, layer_scenario(rng, play))
+
+
+@level(1, only=("torch",))
+def test_layer_gradients(attempt, rng):
+    """lora_A, lora_B and x get their gradients"""
+
+    def play(m, x, upstream, **given):
+        layer = wrapped(m, **given)
+        x = m.to(x).requires_grad_()
+        m.step("backward")
+        (layer(x) * m.to(upstream)).sum().backward()
+        found = {"x": x, "lora_A": layer.lora_A, "lora_B": layer.lora_B}
+        for name, p in found.items():
+            m.check(p.grad is not None, f"{name} gets no gradient")
+        return {f"the gradient of {name}": m.array(p.grad, name) for name, p in found.items()}
+
+    def kernel(x, upstream, w, a, b, bias):
+        dx, _, _, da, db = kernels.linear_backward(upstream, x, w, bias, a, b, alpha=ALPHA)
+        return {f"the gradient of {name}": d for name, d in {"x": dx, "lora_A": da, "lora_B": db}.items()}
+
+    upstream = rng.normal(size=AXES["B T O"])
+    check_values(attempt, layer_scenario(rng, play, kernel, upstream=upstream))
+
+
+def dropped(m, w, bias, training, p=0.25):
+    """What the adapter adds to DRAWS rows of ones: its first row sums x[0] + 2 x[1], and alpha / rank is undone."""
+    import torch
+
+    a, b = np.zeros(AXES["R I"]), np.zeros(AXES["O R"])
+    a[0, :2], b[0, 0] = (1, 2), 1
+    base = base_layer(m, w, bias)
+    layer = m.LoRALinear(base, RANK, ALPHA, p)
+    set_adapter(m, layer, a, b)
+    layer.train(training)
+    x = m.to(np.ones((DRAWS, w.shape[1])))
+    m.step(f"{DRAWS} rows with dropout {p}, {'training' if training else 'eval'}")
+    with torch.no_grad():
+        added = m.array(layer(x), "out") - m.array(base(x), "base(x)")
+    return added[:, 0].astype(np.float64) * RANK / ALPHA, added[:, 1:]
+
+
+@level(1, only=("torch",))
+def test_layer_dropout(attempt, rng):
+    """dropout acts on the adapter's input alone, in training only"""
+
+    def play(m, x, w, a, b, bias):
+        kept = 0.75
+        added, rest = dropped(m, w, bias, training=False)
+        m.check(np.allclose(added, 3, rtol=1e-3), "dropout acts in eval too")
+        added, rest = dropped(m, w, bias, training=True)
+        m.check(np.abs(rest).max() < 1e-3, "dropout acts on the base's path too: only the adapter's input is dropped")
+        m.check(not np.allclose(added, 3, rtol=1e-3), "there is no dropout in training")
+        values = added * kept
+        near = np.abs(values[:, None] - np.arange(4)) < 1e-2
+        m.check(
+            near.any(-1).all(),
+            f"the adapter's outputs are {np.unique(np.round(added, 2))[:6]}, expected multiples of 1 / (1 - p): "
+            "what is kept should be scaled by that",
+        )
+        share = near.mean(0)
+        expected = np.array([0.25 * 0.25, 0.75 * 0.25, 0.25 * 0.75, 0.75 * 0.75])  # of 0, 1, 2, 3
+        off = np.abs(share - expected) / np.sqrt(expected * (1 - expected) / DRAWS)
+        m.check(
+            (off < 6).all(),
+            f"the sums 0, 1, 2, 3 of two inputs come in shares {np.round(share, 3)}, expected {np.round(expected, 3)}: "
+            "each entry of x should be dropped by itself, with probability p",
+        )
+        return {}
+
+    check_play(attempt, layer_scenario(rng, play))
+
+
+@level(1, only=("torch",))
+def test_layer_errors(attempt, rng):
+    """rank < 1: ValueError"""
+
+    def play(m, x, w, a, b, bias):
+        for rank in (0, -2):
+            m.raises(ValueError, lambda rank=rank: m.LoRALinear(base_layer(m, w), rank, ALPHA), f"a rank of {rank}")
+        return {}
+
+    check_play(attempt, layer_scenario(rng, play))
+
+
+@level(1, only=("torch",))
+def test_layer_parity(attempt, rng, places):
+    """it gives the same in every place"""
+    check_parity(attempt, layer_scenario(rng, forward, right_forward), places)
+
+
+@level(1, only=("torch",))
+def test_layer_from_scratch(attempt, rng):
+    """the layer is made from its parts"""
+    check_from_scratch(attempt, layer_scenario(rng, forward, right_forward))
+
+
+def functional(rng, bias=True):
+    given = arrays(rng, bias)
+    args = tuple(given.get(name) for name in ("x", "w", "bias", "a", "b"))
+    return Case("lora_linear", args, kernels.linear, kernels.linear_backward, {"alpha": ALPHA})
+
+
+@level(1, only=("jax",))
+def test_init_values(attempt, rng):
+    """init_lora gives a (R, I), random, and b (O, R), zero"""
+
+    def play(m, x, w, a, b, bias):
+        import jax
+
+        pairs = [m.init_lora(jax.random.key(seed), w.shape[1], w.shape[0], RANK) for seed in (1, 2, 1)]
+        m.check(all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs), "init_lora should return (a, b)")
+        first, second, again = (m.array(pair[0], "a", shape=a.shape, dtype="any") for pair in pairs)
+        zero = m.array(pairs[0][1], "b", shape=b.shape, dtype="any")
+        m.check(len(np.unique(first)) > first.size // 2, "a does not start random")
+        m.check(np.array_equal(first, again), "the same key gives another a")
+        m.check(not np.array_equal(first, second), "two keys give the same a")
+        m.check(np.array_equal(zero, np.zeros_like(zero)), "b does not start at zero")
+        return {}
+
+    check_play(attempt, layer_scenario(rng, play))
+
+
+@level(1, only=("jax",))
+def test_linear_shape(attempt, rng):
+    """lora_linear returns (B, T, O)"""
+    check_shape(attempt, functional(rng), AXES, "B T O")
+
+
+@level(1, only=("jax",))
+def test_linear_dtype(attempt, rng):
+    """the result has the dtype of x"""
+    check_dtype(attempt, functional(rng))
+
+
+@level(1, only=("jax",))
+def test_linear_values(attempt, rng):
+    """x W^T + bias + (alpha / rank) x A^T B^T, with a bias and without"""
+    check_values(attempt, functional(rng))
+    check_values(attempt, functional(rng, bias=False))
+
+
+@level(1, only=("jax",))
+def test_linear_gradients(attempt, rng):
+    """all of x, weight, bias, a and b get their gradients"""
+    check_gradients(attempt, functional(rng), rng)
+
+
+@level(1, only=("jax",))
+def test_linear_parity(attempt, rng, places):
+    """it gives the same in every place"""
+    check_parity(attempt, functional(rng), places)
+
+
+@level(2, only=("torch",))
+def test_merge_values(attempt, rng):
+    """merged, the output is the same, in float32, float64 and bfloat16"""
+
+    def play(m, x, **given):
+        layer = wrapped(m, **given).eval()
+        m.step("merge")
+        layer.merge()
+        m.check(bool(layer.merged), "after merge() `merged` is not True")
+        return {"out": m.array(layer(m.to(x, "x")).detach(), "out")}
+
+    def kernel(x, w, a, b, bias):
+        return {"out": x @ kernels.merged(w, a, b, alpha=ALPHA).T + bias}
+
+    check_values(attempt, layer_scenario(rng, play, kernel), dtypes=attempt.backend.dtypes)
+
+
+@level(2, only=("torch",))
+def test_merge_cost(attempt, rng):
+    """merged, the forward costs one matrix product"""
+
+    def play(m, x, **given):
+        layer = wrapped(m, **given).eval()
+        base = base_layer(m, given["w"], given["bias"])
+        layer.merge()
+        x = m.to(x)
+        alone, merged = m.cost(lambda: base(x)).flops, m.cost(lambda: layer(x)).flops
+        m.step("forward, merged")
+        m.check(merged <= alone, f"the merged forward costs {merged} FLOPs, the base alone {alone}")
+        return {}
+
+    check_play(attempt, layer_scenario(rng, play))
+
+
+@level(2, only=("torch",))
+def test_merge_twice(attempt, rng):
+    """merging twice is merging once, and so with unmerging"""
+
+    def play(m, x, **given):
+        layer = wrapped(m, **given).eval()
+        m.check(not layer.merged, "`merged` is True before merge()")
+        x, found = m.to(x, "x"), {}
+        for does in ("unmerge", "merge", "merge", "unmerge", "unmerge"):
+            m.step(f"{does} after {', '.join(found) or 'nothing'}")
+            getattr(layer, does)()
+            m.check(bool(layer.merged) == (does == "merge"), f"after {does}() `merged` is {layer.merged}")
+            found[f"{len(found) + 1}. {does}"] = m.array(layer(x).detach(), "out")
+        return {f"out after {name}": out for name, out in found.items()}
+
+    def kernel(x, w, a, b, bias):
+        out = x @ kernels.merged(w, a, b, alpha=ALPHA).T + bias
+        names = ("1. unmerge", "2. merge", "3. merge", "4. unmerge", "5. unmerge")
+        return {f"out after {name}": out for name in names}
+
+    check_values(attempt, layer_scenario(rng, play, kernel))
+
+
+def restored(m, layer, base, w, a, b):
+    """Unmerged, the base's weight is back to a few ulp of the larger of W and W + BA."""
+    layer.unmerge()
+    now = m.array(base.weight.detach(), "the base's weight").astype(np.float64)
+    before = np.array(w.astype(m.dtype_name), np.float64)
+    summed = kernels.merged(before, a.astype(np.float64), b.astype(np.float64), alpha=ALPHA)
+    largest = max(np.abs(before).max(), np.abs(summed).max())
+    eps = {"float32": 2.0**-23, "float64": 2.0**-52, "bfloat16": 2.0**-7}[m.dtype_name]
+    off = np.abs(now - before).max()
+    m.check(off <= 4 * eps * largest, f"unmerged, the weight is off by {off:.3g}, {off / eps / largest:.1f} ulp")
+
+
+@level(2, only=("torch",))
+def test_unmerge_restores(attempt, rng):
+    """unmerge restores the weight to a few ulp, and the weight is the same object all along"""
+
+    def play(m, x, w, a, b, bias):
+        base = base_layer(m, w, bias)
+        weight = base.weight
+        layer = m.LoRALinear(base, RANK, ALPHA)
+        set_adapter(m, layer, a, b)
+        m.step("merge and unmerge")
+        layer.merge()
+        restored(m, layer, base, w, a, b)
+        m.check(base.weight is weight, "the base's weight was replaced by another object")
+        m.check(not weight.requires_grad, "the base's weight is no longer frozen")
+        return {}
+
+    for dtype in attempt.backend.dtypes:
+        scenario = layer_scenario(rng, play).cast(dtype)
+        check_values(attempt, scenario, dtypes=(dtype,))
+
+
+@level(2, only=("torch",))
+def test_merge_loaded(attempt, rng):
+    """base weights that are loaded after wrapping are honoured"""
+
+    def play(m, x, w, a, b, bias, loaded):
+        import torch
+
+        base = base_layer(m, w, bias)
+        layer = m.LoRALinear(base, RANK, ALPHA).eval()
+        set_adapter(m, layer, a, b)
+        m.step("load other base weights, then merge")
+        with torch.no_grad():
+            base.weight.copy_(m.to(loaded))
+        layer.merge()
+        out = m.array(layer(m.to(x)).detach(), "out")
+        m.step("unmerge")
+        restored(m, layer, base, loaded, a, b)
+        return {"out": out}
+
+    def kernel(x, w, a, b, bias, loaded):
+        return {"out": x @ kernels.merged(loaded, a, b, alpha=ALPHA).T + bias}
+
+    check_values(attempt, layer_scenario(rng, play, kernel, loaded=rng.normal(size=AXES["O I"])))
+
+
+@level(2, only=("torch",))
+def test_merge_parity(attempt, rng, places):
+    """it gives the same in every place"""
+
+    def play(m, x, **given):
+        layer = wrapped(m, **given).eval()
+        layer.merge()
+        return {"out": m.array(layer(m.to(x)).detach(), "out")}
+
+    def kernel(x, w, a, b, bias):
+        return {"out": x @ kernels.merged(w, a, b, alpha=ALPHA).T + bias}
+
+    check_parity(attempt, layer_scenario(rng, play, kernel), places)
+
+
+def merge_case(rng):
+    given = arrays(rng)
+    return Case("merge", (given["w"], given["a"], given["b"]), kernels.merged, options={"alpha": ALPHA})
+
+
+@level(2, only=("jax",))
+def test_merged_weight(attempt, rng):
+    """merge gives W + (alpha / rank) B A, (O, I)"""
+    check_shape(attempt, merge_case(rng), AXES, "O I")
+    check_dtype(attempt, merge_case(rng))
+    check_values(attempt, merge_case(rng))
+
+
+def transformer(m, rng_seed=3):
+    """A small decoder: two blocks with named projections, a head that two names share, and traps for names."""
+    import torch
+    from torch import nn
+
+    C = 6
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.LayerNorm(C)
+            self.attn = nn.ModuleDict({name: nn.Linear(C, C) for name in ("q_proj", "k_proj", "v_proj", "out")})
+            self.mlp = nn.Sequential(nn.Linear(C, 9), nn.GELU(), nn.Linear(9, C))
+
+        def forward(self, x):
+            y = self.norm(x)
+            q, k, v = (self.attn[name](y) for name in ("q_proj", "k_proj", "v_proj"))
+            x = x + self.attn["out"]((q @ k.mT / C**0.5).softmax(-1) @ v)
+            return x + self.mlp(x)
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks = nn.ModuleList([Block(), Block()])
+            self.q_proj_norm = nn.Linear(C, C)  # no target: its name only begins like one
+            self.v_proj = nn.Sequential(nn.Linear(C, C))  # no target: the Linear in it is called "0"
+            self.head = nn.Linear(C, C)
+            self.tied = nn.ModuleDict({"decoder": self.head})
+
+        def forward(self, x):
+            for block in self.blocks:
+                x = block(x)
+            return self.tied["decoder"](self.head(self.v_proj(self.q_proj_norm(x))))
+
+    generator = np.random.default_rng(rng_seed)
+    model = Model().to(m.dtype).to(m.device).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(m.to(generator.normal(size=tuple(parameter.shape)) / 2))
+    return model
+
+
+def adapt(model, names, m, seed=5):
+    """Gives the adapters under these names numbers that are not zero; the same for the same name."""
+    for i, name in enumerate(names):
+        layer = model.get_submodule(name)
+        generator = np.random.default_rng([seed, i])
+        a, b = (generator.normal(size=tuple(p.shape)) / 2 for p in (layer.lora_A, layer.lora_B))
+        set_adapter(m, layer, a, b)
+
+
+def injected(m, targets=TARGETS, **more):
+    model = transformer(m)
+    m.step(f"inject_lora into {targets}")
+    names = m.inject_lora(model, targets, rank=2, alpha=ALPHA, **more)
+    m.check(names is not None, "inject_lora returns None: expected the names that were replaced")
+    return model, list(names)
+
+
+def expected_names(targets):
+    found = [f"blocks.{i}.attn.{name}" for i in (0, 1) for name in ("q_proj", "k_proj", "v_proj", "out")]
+    found = [name for name in found if name.rpartition(".")[2] in targets]
+    return found + (["head", "tied.decoder"] if {"head", "decoder"} & set(targets) else [])
+
+
+def check_names(m, model, names, targets):
+    right = sorted(expected_names(targets))
+    m.check(sorted(names) == right, f"replaced {sorted(names)}, expected {right}")
+    under = [n for n, module in model.named_modules(remove_duplicate=False) if type(module) is m.LoRALinear]
+    m.check(sorted(under) == right, f"a LoRALinear stands under {sorted(under)}, expected {right}")
+
+
+def model_scenario(play, kernel=lambda **arrays: {}, **arrays):
+    return Scenario("inject_lora", arrays, play, kernel, draws=True)
+
+
+@level(3, only=("torch",))
+def test_inject_names(attempt):
+    """every nn.Linear whose last name component is a target is wrapped, and its name returned"""
+
+    def play(m):
+        for targets in (TARGETS, ["out"], {"k_proj"}):
+            model, names = injected(m, targets)
+            check_names(m, model, names, targets)
+        return {}
+
+    check_play(attempt, model_scenario(play))
+
+
+@level(3, only=("torch",))
+def test_inject_frozen(attempt):
+    """the adapters are trained, all else is frozen"""
+
+    def play(m):
+        model, names = injected(m)
+        trained = sorted(name for name, p in model.named_parameters() if p.requires_grad)
+        right = sorted(f"{name}.{last}" for name in names for last in ("lora_A", "lora_B"))
+        m.check(trained == right, f"trained: {trained}, expected {right}")
+        return {}
+
+    check_play(attempt, model_scenario(play))
+
+
+def merged_by_hand(m, names):
+    """The model with (alpha / rank) B A in its weights, made without the attempt."""
+    import torch
+
+    model = transformer(m)
+    with torch.no_grad():
+        for i, name in enumerate(names):
+            layer = model.get_submodule(name)
+            generator = np.random.default_rng([5, i])
+            a, b = (generator.normal(size=shape) / 2 for shape in ((2, layer.in_features), (layer.out_features, 2)))
+            layer.weight += m.to(ALPHA / 2 * (b @ a))
+    return model
+
+
+@level(3, only=("torch",))
+def test_inject_values(attempt, rng):
+    """the model computes what it did before, and then with its adapters"""
+
+    def play(m, x):
+        from graders.checks import budget, compare
+
+        before = transformer(m)
+        model, names = injected(m)
+        x = m.to(x)
+        for right, what in ((before, "before training"), (None, "with adapters")):
+            if right is None:
+                adapt(model, sorted(names), m)
+                right = merged_by_hand(m, sorted(names))
+            m.step(f"the model {what}")
+            got, expected = (m.array(y(x).detach(), "out") for y in (model, right))
+            wide = expected.astype(np.float64)
+            rough = (wide * (1 + 64 * np.finfo(m.dtype_name).eps)).astype(m.dtype_name)  # some 64 roundings deep
+            if wrong := compare(got, wide, budget(wide, rough), f"out {what}"):
+                raise wrong
+        return {}
+
+    check_play(attempt, model_scenario(play, x=rng.normal(size=(2, 3, 6))))
+
+
+@level(3, only=("torch",))
+def test_inject_shared(attempt):
+    """a module under two names stays shared: replaced under both if one matches, and both are returned"""
+
+    def play(m):
+        for targets in (["decoder"], ["head"], ["head", "decoder"]):
+            model, names = injected(m, targets)
+            check_names(m, model, names, targets)
+            m.check(model.head is model.tied["decoder"], "the shared module became two")
+        return {}
+
+    check_play(attempt, model_scenario(play))
+
+
+@level(3, only=("torch",))
+def test_inject_again(attempt):
+    """what is wrapped already stays as it is, trainable as it was"""
+
+    def play(m):
+        model, _ = injected(m, ["q_proj"])
+        old = [model.blocks[i].attn["q_proj"] for i in (0, 1)]
+        old[1].lora_A.requires_grad_(False)
+        m.step("inject_lora a second time, into v_proj and whatever is called base or linear")
+        m.inject_lora(model, ["v_proj", "base", "linear", "layer"], rank=3, alpha=ALPHA)
+        now = [model.blocks[i].attn["q_proj"] for i in (0, 1)]
+        m.check(now[0] is old[0] and now[1] is old[1], "a layer that was wrapped already was replaced")
+        inside = [n for n, x in old[0].named_modules() if n and type(x) is m.LoRALinear]
+        m.check(not inside, f"the layer inside a wrapped one was wrapped again: {inside}")
+        kept = [p.requires_grad for layer in now for p in (layer.lora_A, layer.lora_B)]
+        m.check(kept == [True, True, False, True], f"adapters that were there are trained {kept}, expected as before")
+        return {}
+
+    check_play(attempt, model_scenario(play))
+
+
+@level(3, only=("torch",))
+def test_inject_errors(attempt):
+    """nothing matches: ValueError, with nothing changed"""
+
+    def play(m):
+        model = transformer(m)
+        m.raises(
+            ValueError, lambda: m.inject_lora(model, ["proj", "norm"], rank=2, alpha=1.0), "targets that no layer has"
+        )
+        m.check(all(p.requires_grad for p in model.parameters()), "the model was frozen although nothing matched")
+        return {}
+
+    check_play(attempt, model_scenario(play))
+
+
+@level(3, only=("torch",))
+def test_inject_options(attempt, rng):
+    """rank, alpha and dropout reach the adapters"""
+
+    def play(m, x):
+        model, names = injected(m, dropout=0.5)
+        layer = model.get_submodule(sorted(names)[0])
+        m.array(layer.lora_A.detach(), "lora_A", shape=(2, 6))
+        adapt(model, sorted(names)[:1], m)
+        x = m.to(x)
+        m.step("train mode with dropout 0.5")
+        layer.train()
+        one, two = (m.array(layer(x).detach(), "out") for _ in range(2))
+        m.check(not np.array_equal(one, two), "dropout did not reach the adapter")
+        return {}
+
+    check_play(attempt, model_scenario(play, x=rng.normal(size=(20, 6))))
+
+
+@level(3, only=("torch",))
+def test_state_dict(attempt):
+    """lora_state_dict: the adapters' tensors alone, keyed as in model.state_dict()"""
+
+    def play(m):
+        model, names = injected(m, [*TARGETS, "head"])
+        adapt(model, sorted(names), m)
+        state = m.lora_state_dict(model)
+        right = sorted(f"{name}.{last}" for name in names for last in ("lora_A", "lora_B"))
+        m.check(sorted(state) == right, f"keys {sorted(state)}, expected {right}")
+        whole = model.state_dict()
+        for key, tensor in state.items():
+            same = np.array_equal(m.array(tensor.detach(), key), m.array(whole[key], key))
+            m.check(same, f"{key} is not the model's tensor")
+        return {}
+
+    check_play(attempt, model_scenario(play))
+
+
+@level(3, only=("torch",))
+def test_load_state_dict(attempt, rng):
+    """adapters loaded into a fresh model with the same base make it the same model"""
+
+    def play(m, x):
+        import copy
+
+        model, names = injected(m)
+        adapt(model, sorted(names), m)
+        state = {key: tensor.detach().clone() for key, tensor in copy.copy(m.lora_state_dict(model)).items()}
+        fresh, _ = injected(m)
+        m.step("load_lora_state_dict into a fresh model")
+        m.load_lora_state_dict(fresh, state)
+        got, right = (m.array(y(m.to(x)).detach(), "out") for y in (fresh, model))
+        m.check(np.array_equal(got, right), "the model with loaded adapters gives other outputs")
+        left = [p.requires_grad for name, p in fresh.named_parameters() if "lora_" in name]
+        m.check(all(left), "loaded adapters are no longer trained")
+        return {}
+
+    check_play(attempt, model_scenario(play, x=rng.normal(size=(2, 3, 6))))
+
+
+@level(3, only=("torch",))
+def test_load_errors(attempt):
+    """a missing or unexpected key: KeyError naming it, with nothing changed"""
+
+    def play(m):
+        model, _ = injected(m)
+        right = {key: tensor.detach().clone() + 1 for key, tensor in m.lora_state_dict(model).items()}
+        last = sorted(right)[-1]
+        missing = {key: tensor for key, tensor in right.items() if key != last}
+        extra = {**right, "blocks.7.attn.q_proj.lora_A": right[last]}
+        for state, key, why in ((missing, last, "missing"), (extra, "blocks.7.attn.q_proj.lora_A", "unexpected")):
+            before = {name: m.array(x.detach(), name) for name, x in model.state_dict().items()}
+            raised = m.raises(KeyError, partial(m.load_lora_state_dict, model, state), f"a state with {key} {why}")
+            m.check(key in str(raised), f"the KeyError does not name {key}: {raised}")
+            now = {name: m.array(x.detach(), name) for name, x in model.state_dict().items()}
+            changed = [name for name in before if not np.array_equal(before[name], now[name])]
+            m.check(not changed, f"with {key} {why}, {changed[:1]} changed all the same")
+        return {}
+
+    check_play(attempt, model_scenario(play))
+
+
+@level(3, only=("torch",))
+def test_inject_parity(attempt, rng, places):
+    """it gives the same in every place"""
+
+    def play(m, x):
+        model, names = injected(m)
+        return {"out": m.array(model(m.to(x)).detach(), "out")}
+
+    def kernel(x):
+        return {"out": forward_of_transformer(x)}
+
+    check_parity(attempt, model_scenario(play, kernel, x=rng.normal(size=(2, 3, 6))), places)
+
+
+def forward_of_transformer(x):
+    """The same model on the CPU, without the attempt."""
+    import torch
+
+    class Here:
+        dtype, device = torch.from_numpy(x).dtype, torch.device("cpu")
+
+        @staticmethod
+        def to(array):
+            return torch.from_numpy(np.asarray(array, x.dtype))
+
+    with torch.no_grad():
+        return transformer(Here)(torch.from_numpy(x)).numpy()
+
+
+@level(3, only=("jax",))
+def test_add_lora(attempt, rng):
+    """add_lora: an adapter (a, b) for each 2-D leaf whose last path component is a target, each of its own key"""
+
+    def play(m, w, q):
+        import jax
+
+        block = {"q_proj": m.to(w), "k_proj": m.to(q), "norm": m.to(q[0])}
+        params = {"blocks": [block, {"q_proj": m.to(w), "mlp": {"v_proj": m.to(q)}}], "v_proj": m.to(q[0])}
+        m.step("add_lora for q_proj and v_proj")
+        adapters = m.add_lora(jax.random.key(3), params, ("q_proj", "v_proj"), rank=2)
+        leaves = [m.array(leaf, "an adapter", dtype="any") for leaf in jax.tree.leaves(adapters)]
+        shapes = sorted(leaf.shape for leaf in leaves)
+        (out, into), (out_q, into_q) = w.shape, q.shape
+        right = sorted([(2, into), (out, 2)] * 2 + [(2, into_q), (out_q, 2)])
+        m.check(shapes == right, f"the adapters' leaves have shapes {shapes}, expected {right}")
+        random = [leaf for leaf in leaves if leaf.shape[0] == 2]
+        zeros = [leaf for leaf in leaves if leaf.shape[0] != 2]
+        m.check(all(not leaf.any() for leaf in zeros), "a b does not start at zero")
+        m.check(all(leaf.all() for leaf in random), "an a does not start random")
+        same = [leaf for leaf in random if leaf.shape == (2, into)]
+        m.check(not np.array_equal(same[0], same[1]), "two adapters start with the same a: they share a key")
+        return {}
+
+    given = {"w": rng.normal(size=(7, 5)), "q": rng.normal(size=(9, 4))}
+    check_play(attempt, Scenario("add_lora", given, play, lambda **arrays: {}))
+
+
+def batched(rng, ids=IDS):
+    dims = {"x": (len(ids), 3, 5), "weight": (7, 5), "a": (6, 4, 5), "b": (6, 7, 4)}
+    args = (*(rng.normal(size=shape) for shape in dims.values()), ids.copy())
+    options = {"scaling": rng.uniform(0.5, 2.0, size=6)}
+    return Case("batched_lora", args, kernels.batched, kernels.batched_backward, options)
+
+
+@level(4)
+def test_batched_shape(attempt, rng):
+    """batched_lora returns (B, T, O)"""
+    check_shape(attempt, batched(rng), Dims(B=len(IDS), T=3, O=7), "B T O")
+
+
+@level(4)
+def test_batched_dtype(attempt, rng):
+    """the result has the dtype of x"""
+    check_dtype(attempt, batched(rng))
+
+
+@level(4)
+def test_batched_values(attempt, rng):
+    """each row of the batch goes through its own adapter, scaled by that adapter's factor"""
+    check_values(attempt, batched(rng, np.array([2, 1, 0, 2, 5])))
+
+
+@level(4)
+def test_batched_none(attempt, rng):
+    """-1 means no adapter"""
+    check_values(attempt, batched(rng))
+    check_values(attempt, batched(rng, np.array([-1, -1, -1, -1, -1])))
+
+
+@level(4)
+def test_batched_gradients(attempt, rng):
+    """x, weight, a and b get their gradients; rows with the same adapter add up"""
+    check_gradients(attempt, batched(rng), rng)
+
+
+@level(4)
+def test_batched_parity(attempt, rng, places):
+    """it gives the same in every place"""
+    check_parity(attempt, batched(rng), places)
+
+
+@level(4)
+def test_batched_ops(attempt, rng):
+    """the number of operations does not grow with the batch"""
+    small, large = batched(rng, IDS[:2]), batched(rng, np.resize(IDS, 16))
+    check_growth(attempt, small, large, what="ops", expected=1, unwanted=8, sentence="B went from 2 to 16")
