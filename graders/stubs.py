@@ -14,10 +14,12 @@ def derive(kata: Kata, framework: str) -> str:
     path = kata.solution(framework)
     tree, lines = _parse(path), path.read_text(encoding="utf-8").splitlines()
     named = {node.id for node in ast.walk(_annotations(tree)) if isinstance(node, ast.Name)}
-    imports, definitions = [], []
+    imports: list[str] = []
+    definitions = []
     for node in tree.body:
         if isinstance(node, ast.Import | ast.ImportFrom):
-            imports += lines[node.lineno - 1 : node.end_lineno]
+            apart = imports and not lines[node.lineno - 2].strip()
+            imports += ([""] if apart else []) + lines[node.lineno - 1 : node.end_lineno]
         elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in named:
             definitions.append("\n".join(lines[node.lineno - 1 : node.end_lineno]))
         elif isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):

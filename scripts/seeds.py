@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.progress import Progress
@@ -66,12 +67,12 @@ def sweep(kata: Kata, framework: str, seeds: int, level: int | None) -> int:
     return alarms
 
 
-def kept(key: list[object]) -> dict[int, str]:
+def kept(key: Sequence[object]) -> dict[int, str]:
     """What an earlier run found, by seed."""
     if not KEPT.exists():
         return {}
     rows = [json.loads(line) for line in KEPT.read_text(encoding="utf-8").splitlines() if line.endswith("]")]
-    return {row[-2]: row[-1] for row in rows if row[:-2] == key}
+    return {row[-2]: row[-1] for row in rows if row[:-2] == list(key)}
 
 
 def fingerprint(kata: Kata, framework: str) -> str:

@@ -7,22 +7,22 @@ parameter and not with the optimizer, since a parameter without a gradient does 
 Follow-up questions
 
 Why is the bias corrected? m and v start at zero, so that after t steps they hold a share 1 - beta^t of a mean's
-weight. Undivided, v is 1000 times too small at first (beta2 = 0.999) and m 10 times, and the first steps are some three
-times too long; with m alone corrected they would be thirty times too long.
+weight. Undivided, v is 1000 times too small at first (beta2 = 0.999) and m 10 times, and the first steps are some
+three times too long; with m alone corrected they would be thirty times too long.
 
 Why does L2 in the gradient differ from decoupled decay? In the gradient the decay is divided by sqrt(v) as well:
 weights with large gradients are decayed less. AdamW shrinks all by the same factor, so the best weight decay no longer
 depends so much on the learning rate and on the gradients' size. Loshchilov & Hutter 2019, section 2.
 
-What does AMSGrad repair? Where large, informative gradients are rare, v forgets them, and the step grows again before the
-next one comes: Reddi et al. 2018 give a convex problem on which Adam does not converge. With the running maximum the
-step never grows for that reason. PyTorch keeps the maximum of the raw v and corrects its bias afterwards.
+What does AMSGrad repair? Where large, informative gradients are rare, v forgets them, and the step grows again before
+the next one comes: Reddi et al. 2018 give a convex problem on which Adam does not converge. With the running maximum
+the step never grows for that reason. PyTorch keeps the maximum of the raw v and corrects its bias afterwards.
 
 How much memory does it take? Two numbers a parameter beside the gradient, three with AMSGrad, in float32 as a rule even
 for bfloat16 weights. Hence 8-bit states, factored second moments (Adafactor), and states sharded over devices (ZeRO).
 
-What does eps do? It bounds the step where gradients vanish, and it makes Adam more like momentum SGD as it grows. Inside
-the root it would act as sqrt(eps): 1e-8 inside is 1e-4 outside.
+What does eps do? It bounds the step where gradients vanish, and it makes Adam more like momentum SGD as it grows.
+Inside the root it would act as sqrt(eps): 1e-8 inside is 1e-4 outside.
 """
 
 import copy
@@ -60,11 +60,11 @@ def adam_step(
 
 
 class Adam:
-    """Kingma & Ba 2015, algorithm 1, over parameters updated in place; AMSGrad (Reddi et al. 2018) as torch.optim has it.
+    """Kingma & Ba 2015, algorithm 1, over parameters updated in place; AMSGrad (Reddi et al. 2018) on request.
 
-    params: tensors, or groups: dicts with "params" and whatever overrides the defaults. weight_decay: L2, added to the
-    gradient. amsgrad: divide by the running maximum of the raw v, corrected afterwards. Raises ValueError for lr, eps or
-    weight_decay below zero, and for betas outside [0, 1).
+    params: tensors, or groups: dicts with "params" and whatever overrides the defaults. weight_decay: L2, added to
+    the gradient. amsgrad: divide by the running maximum of the raw v, corrected afterwards, as torch.optim does.
+    Raises ValueError for lr, eps or weight_decay below zero, and for betas outside [0, 1).
     """
 
     decoupled = False

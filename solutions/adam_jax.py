@@ -52,8 +52,8 @@ def adam(
 ) -> Optimizer:
     """Adam (Kingma & Ba 2015, algorithm 1) over pytrees: (init, update).
 
-    init(params) -> state. update(grads, state, params) -> (updates, state), updates to be added to params. weight_decay:
-    L2, added to the gradient. Both are pure, and may be compiled.
+    init(params) -> state. update(grads, state, params) -> (updates, state), updates to be added to params.
+    weight_decay: L2, added to the gradient. Both are pure, and may be compiled.
     """
 
     def update(grads: Any, state: _State, params: Any) -> tuple[Any, _State]:

@@ -1,8 +1,8 @@
 """LoRA: a linear layer with a low-rank adapter, its merge, its injection into a model, and many adapters in a batch.
 
-Choices. The adapter takes dtype and device from the base, so that a wrapped layer is where the model is. Merging adds to the
-base's weight and unmerging subtracts, instead of keeping a copy: a copy costs the memory that LoRA is there to save,
-and it would undo weights that were loaded in the meantime. `inject_lora` goes by object and not by name, since one
+Choices. The adapter takes dtype and device from the base, so that a wrapped layer is where the model is. Merging adds
+to the base's weight and unmerging subtracts, instead of keeping a copy: a copy costs the memory that LoRA is there to
+save, and it would undo weights that were loaded in the meantime. `inject_lora` goes by object and not by name, since one
 module may stand under two.
 
 Follow-up questions
@@ -13,8 +13,8 @@ Were A zero too, both gradients would vanish: dA = B^T(...) and dB = (...)A^T. E
 Why alpha / rank? With it the size of the update hardly depends on the rank, so that a learning rate found at one rank
 serves at another. rsLoRA (Kalajdzievski 2023) argues for alpha / sqrt(rank), which keeps it stable for large ranks.
 
-What does LoRA save? Not the forward, which costs a little more until it is merged. It saves the optimizer's state and the
-gradients of the frozen weights, and the copies: an adapter is R (I + O) numbers where the layer has I O.
+What does LoRA save? Not the forward, which costs a little more until it is merged. It saves the optimizer's state and
+the gradients of the frozen weights, and the copies: an adapter is R (I + O) numbers where the layer has I O.
 
 When is merging wrong? When requests of one batch have different adapters, when the base is quantised (the sum must be
 rounded again), or in bfloat16 when the update is smaller than half an ulp of the weight: then it is lost.

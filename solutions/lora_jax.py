@@ -1,4 +1,4 @@
-"""LoRA as pure functions: a linear layer with an adapter, its merge, adapters for a pytree, many adapters in a batch.
+"""LoRA as pure functions: a linear layer with an adapter, its merge, adapters for a pytree, a batch of many adapters.
 
 Choices. The base weight is (O, I) as in PyTorch. Freezing needs no code: what is not differentiated is frozen, and
 `jax.grad` over the adapters alone gives just their gradients.

@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Iterable
 from typing import Any
+
 import torch
 
 
@@ -29,11 +30,11 @@ def adam_step(
 
 
 class Adam:
-    """Kingma & Ba 2015, algorithm 1, over parameters updated in place; AMSGrad (Reddi et al. 2018) as torch.optim has it.
+    """Kingma & Ba 2015, algorithm 1, over parameters updated in place; AMSGrad (Reddi et al. 2018) on request.
 
-    params: tensors, or groups: dicts with "params" and whatever overrides the defaults. weight_decay: L2, added to the
-    gradient. amsgrad: divide by the running maximum of the raw v, corrected afterwards. Raises ValueError for lr, eps or
-    weight_decay below zero, and for betas outside [0, 1).
+    params: tensors, or groups: dicts with "params" and whatever overrides the defaults. weight_decay: L2, added to
+    the gradient. amsgrad: divide by the running maximum of the raw v, corrected afterwards, as torch.optim does.
+    Raises ValueError for lr, eps or weight_decay below zero, and for betas outside [0, 1).
     """
 
     def __init__(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -35,8 +36,8 @@ def adam(
 ) -> Optimizer:
     """Adam (Kingma & Ba 2015, algorithm 1) over pytrees: (init, update).
 
-    init(params) -> state. update(grads, state, params) -> (updates, state), updates to be added to params. weight_decay:
-    L2, added to the gradient. Both are pure, and may be compiled.
+    init(params) -> state. update(grads, state, params) -> (updates, state), updates to be added to params.
+    weight_decay: L2, added to the gradient. Both are pure, and may be compiled.
     """
     raise NotImplementedError("adam")
 

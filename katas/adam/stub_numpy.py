@@ -1,6 +1,7 @@
 """Adam, AdamW and AMSGrad over a dict of arrays."""
 
 from typing import Any
+
 import numpy as np
 
 

@@ -1,6 +1,7 @@
 """Attention from its parts: masked, causal, multi-head with grouped keys and values, and blockwise."""
 
 import math
+
 import torch
 
 

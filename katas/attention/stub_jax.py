@@ -1,6 +1,7 @@
 """Attention from its parts, in JAX: masked, causal, multi-head with grouped keys and values, and blockwise."""
 
 import math
+
 import jax
 import jax.numpy as jnp
 

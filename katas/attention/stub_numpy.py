@@ -1,6 +1,7 @@
 """Attention from its parts, in NumPy: masked, with its backward, causal, multi-head and blockwise."""
 
 import math
+
 import numpy as np
 
 

@@ -15,7 +15,6 @@ from graders.checks import (
     check_growth,
     check_parity,
     check_play,
-    check_raises,
     check_shape,
     check_values,
 )
@@ -719,7 +718,7 @@ def test_inject_parity(attempt, rng, places):
     """it gives the same in every place"""
 
     def play(m, x):
-        model, names = injected(m)
+        model, _ = injected(m)
         return {"out": m.array(model(m.to(x)).detach(), "out")}
 
     def kernel(x):

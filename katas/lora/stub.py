@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection, Mapping
+
 import torch
 from torch import nn
 

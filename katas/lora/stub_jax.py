@@ -1,7 +1,8 @@
-"""LoRA as pure functions: a linear layer with an adapter, its merge, adapters for a pytree, many adapters in a batch."""
+"""LoRA as pure functions: a linear layer with an adapter, its merge, adapters for a pytree, a batch of many adapters."""
 
 from collections.abc import Collection
 from typing import Any
+
 import jax
 import jax.numpy as jnp
 
