@@ -98,6 +98,20 @@ class _Literals(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
+class _Generator(torch.Generator):
+    """A generator of the stand-in draws on the CPU."""
+
+    def __new__(cls, device: Any = "cpu") -> "_Generator":
+        asked = torch.device(device)
+        made: _Generator = super().__new__(cls, "cpu" if asked == DEVICE else asked)
+        made.asked = asked
+        return made
+
+    @property
+    def device(self) -> torch.device:
+        return self.asked
+
+
 class Simulate(contextlib.ExitStack):
     """While active, factories with device=DEVICE give stand-ins and `.to(DEVICE)` moves."""
 
@@ -105,6 +119,8 @@ class Simulate(contextlib.ExitStack):
         super().__enter__()
         self.enter_context(_Literals())
         self.enter_context(_Operators())
+        self.callback(setattr, torch, "Generator", torch.Generator)
+        torch.Generator = _Generator
         return self
 
 

@@ -2,7 +2,7 @@
 
 Choices. The adapter takes dtype and device from the base, so that a wrapped layer is where the model is. Merging adds
 to the base's weight and unmerging subtracts, instead of keeping a copy: a copy costs the memory that LoRA is there to
-save, and it would undo weights that were loaded in the meantime. `inject_lora` goes by object and not by name, since one
+save, and it would undo weights that were loaded in the meantime. `inject_lora` goes by object, not by name, since one
 module may stand under two.
 
 Follow-up questions
