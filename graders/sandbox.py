@@ -28,6 +28,7 @@ import pytest
 GIB = 2**30
 POLL = 0.05
 SHOWN = 20  # lines of output kept at each end
+END = 64 * 1024  # bytes of output read at each end
 
 
 @dataclass
@@ -179,14 +180,14 @@ class Sandbox:
         text = linecache.getline(self.source, line).strip()
         return f", at line {line}" + (f": {text}" if text else "")
 
-    def output(self, start: int = 0) -> list[str]:
-        """What the attempt printed from byte `start` on: the first and the last lines."""
+    def output(self, start: int = 0, end: int | None = None) -> list[str]:
+        """What the attempt printed from byte `start` to byte `end`: the first and the last lines."""
+        end = self.out.stat().st_size if end is None else end
         with self.out.open("rb") as file:
             file.seek(start)
-            head = file.read(64 * 1024)
-            size = self.out.stat().st_size
-            file.seek(max(file.tell(), size - 64 * 1024))
-            tail = file.read()
+            head = file.read(min(END, end - start))
+            file.seek(max(file.tell(), end - END))
+            tail = file.read(end - file.tell())
         lines = (head + tail).decode(errors="replace").splitlines()
         cut = len(lines) > 2 * SHOWN
         kept = [*lines[:SHOWN], "[...]", *lines[-SHOWN:]] if cut else lines

@@ -1,5 +1,6 @@
 """A grading within pytest: each kata's checks run in a child process, their reports come back to this one."""
 
+import contextlib
 import itertools
 import os
 import sys
@@ -67,7 +68,8 @@ def grade_kata(session: pytest.Session, request: Request, items: list[pytest.Ite
         box = Sandbox(run_checks, (session, request, items), source=str(request.path), limits=limits)
     else:
         box = Sandbox(start_anew, (request.arguments(),), source=str(request.path), limits=limits, method="spawn")
-    running, offset, places = items[0].nodeid, 0, ("cpu",)
+    running, places = items[0].nodeid, ("cpu",)
+    starts = {running: 0}  # how much had been printed when each check began
     debugging = config.option.usepdb or config.option.trace
     messages: Any = _here(session, request, items) if debugging else box.messages()
     try:
@@ -76,9 +78,8 @@ def grade_kata(session: pytest.Session, request: Request, items: list[pytest.Ite
                 places = rest[0]
                 box.limits.seconds = limits.override or SECONDS
             elif kind == "start":
-                running = rest[0]
+                running, starts[rest[0]] = rest
                 box.limits.seconds = limits.override or seconds[running]
-                offset = box.out.stat().st_size
                 config.hook.pytest_runtest_logstart(nodeid=running, location=by_id[running].location)
             else:
                 for data in rest[1]:
@@ -95,8 +96,7 @@ def grade_kata(session: pytest.Session, request: Request, items: list[pytest.Ite
             if item.nodeid not in found:
                 found[item.nodeid] = _check(item, "waiting", "")
                 _emit(config, item, found[item.nodeid])
-        failed = any(check.outcome in ("failed", "error") for check in found.values())
-        printed = tuple(box.output(offset)) if failed else ()
+        printed = _printed_in_the_first_failure(box, starts, found)
     finally:
         box.close()
     config.stash[VERDICTS][request.kata.name] = Verdict(
@@ -109,6 +109,14 @@ def grade_kata(session: pytest.Session, request: Request, items: list[pytest.Ite
         replay=request.replay,
         output=printed,
     )
+
+
+def _printed_in_the_first_failure(box: Sandbox, starts: dict[str, int], found: dict[str, Check]) -> tuple[str, ...]:
+    ends = [*list(starts.values())[1:], None]
+    for (nodeid, start), end in zip(starts.items(), ends, strict=True):
+        if found[nodeid].outcome in ("failed", "error"):
+            return tuple(box.output(start, end))
+    return ()
 
 
 def _method() -> str:
@@ -134,16 +142,17 @@ def run_checks(
     config = session.config
     for name in MEDDLING if isolated else ():
         config.pluginmanager.unregister(name=name)
+    printed = 0
     prepare(config, request, send)
     for _, group in itertools.groupby(items, key=lambda item: mark(item)[0]):
         level = list(group)
         passed = True
         for i, item in enumerate(level):
-            sys.stdout.flush()
-            send(("start", item.nodeid))
+            send(("start", item.nodeid, printed))
             reports = runtestprotocol(item, log=False, nextitem=level[i + 1] if i + 1 < len(level) else None)
             data = [config.hook.pytest_report_to_serializable(config=config, report=r) for r in reports]
             passed &= all(report.passed for report in reports)
+            printed = _printed()
             send(("done", item.nodeid, data))
             if getattr(reports[0], "kata", None) and reports[0].failed:
                 return
@@ -151,6 +160,14 @@ def run_checks(
                 return
         if not passed:
             return
+
+
+def _printed() -> int:
+    """How many bytes the attempt has printed; 0 if it closed or moved its output."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        return os.fstat(1).st_size
+    return 0
 
 
 def start_anew(send: Callable[[Any], None], arguments: list[str]) -> None:

@@ -145,6 +145,21 @@ def test_what_the_attempt_prints_is_shown_with_a_failure(tmp_path):
     assert "  printed\n    here I am" in shown
 
 
+def test_what_is_shown_as_printed_comes_from_the_failing_check_alone(tmp_path):
+    """The first check passes and the third fails; all print."""
+    source = UNSCALED.replace(RETURN, f"    print(q.shape, mask is None)\n{RETURN}")
+    shown = run("katas/attention", "--attempt", written(tmp_path, source, "x_numpy.py"))[1]
+    printed = shown.partition("  printed\n")[2].partition("  replay")[0].splitlines()
+    assert printed == ["    (2, 3, 4, 6) True"]
+
+
+def test_a_closed_output_is_no_fault_of_the_suite(tmp_path):
+    source = UNSCALED.replace(RETURN, f"    __import__('os').close(1)\n{RETURN}")
+    code, shown = run("katas/attention", "--attempt", written(tmp_path, source, "x_numpy.py"))
+    assert code == 1
+    assert "fault of the suite" not in shown
+
+
 def test_a_debugger_runs_in_this_process(tmp_path):
     path = written(tmp_path, UNSCALED, "x_numpy.py")
     code, shown = run("katas/attention", "--attempt", path, "--pdb")
