@@ -77,7 +77,7 @@ def _run(request: dict[str, Any]) -> str:
     """pytest over the kata's grader, and the verdict that comes of it; what pytest prints is kept for a fault."""
     import pytest
 
-    from graders.session import VERDICTS
+    from graders.session import RECORDED, VERDICTS
 
     for name in [name for name in os.environ if name.startswith("KATAS_")]:
         del os.environ[name]  # this process may have been started under other settings
@@ -87,6 +87,7 @@ def _run(request: dict[str, Any]) -> str:
     class Keep:
         def pytest_configure(self, config: pytest.Config) -> None:
             config.option.kata_timeout = request["timeout"]
+            config.stash[RECORDED] = False
 
         @pytest.hookimpl(trylast=True)
         def pytest_sessionfinish(self, session: pytest.Session) -> None:

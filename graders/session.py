@@ -13,9 +13,10 @@ import pytest
 from _pytest.runner import runtestprotocol
 
 from graders import attempt as attempts
-from graders import backends, bugs, stubs
+from graders import backends, bugs, notebook, stubs
 from graders.catalogue import ROOT
-from graders.errors import Mismatch, NotStarted
+from graders.errors import KataError, Mismatch, NotStarted
+from graders.history import History
 from graders.plugin import ATTEMPT, PLACES, SECONDS, Request, is_check, mark
 from graders.report import Check, Verdict
 from graders.sandbox import Limits, Sandbox
@@ -25,6 +26,8 @@ MEDDLING = ("capturemanager", "unraisableexception", "threadexception")
 START_UP = 60.0  # seconds that imports may take before the attempt is loaded
 # What runs the checks in this very process, if anything does: run(session, request, items).
 RUN: pytest.StashKey[Callable[[pytest.Session, Request, list[pytest.Item]], None]] = pytest.StashKey()
+# Whether runs go into the history: those of the command line do, those of grade() only if its caller records them.
+RECORDED: pytest.StashKey[bool] = pytest.StashKey()
 VERDICTS: pytest.StashKey[dict[str, Verdict]] = pytest.StashKey()
 
 
@@ -49,6 +52,7 @@ class Grading:
         capture.suspend_global_capture(in_=True)
         for name, items in itertools.groupby(checks, key=lambda item: item.path.parent.name):
             grade_kata(session, self.requests[name], list(items))
+            _record(session.config, self.requests[name])
         capture.resume_global_capture()
         session.items = [item for item in session.items if not is_check(item)]
         return None if session.items else True
@@ -109,6 +113,21 @@ def grade_kata(session: pytest.Session, request: Request, items: list[pytest.Ite
         replay=request.replay,
         output=printed,
     )
+
+
+def _record(config: pytest.Config, request: Request) -> None:
+    """Keeps the run in the history, unless the reference solution was graded, or a selection of the checks."""
+    selected = config.option.keyword or config.option.markexpr or any("::" in argument for argument in config.args)
+    if selected or not config.stash.get(RECORDED, True) or request.path == request.kata.solution(request.framework):
+        return
+    try:
+        source = notebook.source(request.path)
+    except Mismatch:
+        source = ""  # what does not read is not kept
+    try:
+        History().record(config.stash[VERDICTS][request.kata.name], source, origin="pytest", asked=request.level)
+    except KataError as problem:
+        sys.stderr.write(f"this run is not in the history: {problem}\n")
 
 
 def _printed_in_the_first_failure(box: Sandbox, starts: dict[str, int], found: dict[str, Check]) -> tuple[str, ...]:

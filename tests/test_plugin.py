@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from graders import find
+from graders import find, grade
 from graders.catalogue import ROOT
+from graders.history import History
 from tests.common import written
 
 ATTENTION = find("attention")
@@ -178,3 +179,37 @@ def test_the_suites_own_tests_are_pytests_as_ever():
     code, shown = run("tests/test_stubs.py", "-q")
     assert code == 0
     assert re.search(r"\d+ passed in", shown)
+
+
+@pytest.fixture
+def history(tmp_path, monkeypatch):
+    monkeypatch.setenv("KATAS_STATE", str(tmp_path / "state"))
+    return History()
+
+
+def test_a_run_is_recorded_with_its_source(tmp_path, history):
+    path = written(tmp_path, UNSCALED, "x_numpy.py")
+    run("katas/attention", "--attempt", path, "--seed", "5")
+    (kept,) = history.runs()
+    assert (kept.origin, kept.kata, kept.framework, kept.seed) == ("pytest", "attention", "numpy", 5)
+    assert kept.outcome == "failed"
+    assert kept.levels == ("failed", "waiting", "waiting", "waiting")
+    assert kept.failure.startswith("attention_values: ")
+    assert history.text(kept) == UNSCALED
+
+
+def test_neither_the_solution_nor_a_selection_nor_grade_is_recorded(tmp_path, history):
+    path = written(tmp_path, RIGHT, "x_numpy.py")
+    run("katas/attention", "--framework", "numpy", "--solution")
+    run("katas/attention", "--attempt", path, "-k", "shape")
+    run("katas/attention/.grader.py::test_attention_shape", "--attempt", path)
+    assert grade("attention", path, framework="numpy").passed
+    assert history.runs() == ()
+
+
+def test_a_history_that_cannot_be_used_does_not_stop_the_grading(tmp_path, history):
+    history.path.write_text("no database " * 200)
+    code, shown = run("katas/attention", "--framework", "numpy", "--attempt", written(tmp_path, RIGHT, "x_numpy.py"))
+    assert code == 0, shown
+    assert "passed: " in shown
+    assert "this run is not in the history: " in shown
