@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graders.errors import Mismatch, NotStarted
+from graders.errors import KataError, Mismatch, NotStarted
 
 if TYPE_CHECKING:
     from graders.attempt import Attempt
@@ -47,7 +47,7 @@ class Guards:
         state = [(item, item.get()) for item in self.backend.globals()]
         try:
             out = call()
-        except (Mismatch, NotStarted):
+        except (KataError, Mismatch, NotStarted):
             raise
         except BaseException as error:
             raise self.raised(error) from None

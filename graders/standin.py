@@ -12,6 +12,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 
+from graders.errors import KataError
+
 aten = torch.ops.aten
 DEVICE = torch.device("meta")
 CPU_INDEX = {
@@ -22,6 +24,7 @@ CPU_INDEX = {
 }
 CROSS_DEVICE = {aten.copy_.default, aten._to_copy.default}
 LITERALS = {torch.tensor, torch.as_tensor, torch.asarray}
+INDEXED = {torch.Tensor.__getitem__, torch.Tensor.__setitem__}
 Operator = Any
 
 
@@ -86,16 +89,29 @@ class _Operators(TorchDispatchMode):
 
 
 class _Literals(TorchFunctionMode):
-    """torch.tensor and its kin build their data below the dispatcher: on the CPU first, then moved."""
+    """What PyTorch builds from Python numbers below the dispatcher is built on the CPU first, then moved."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if function in INDEXED and isinstance(args[0], StandIn):
+            args = (args[0], _index(args[1]), *args[2:])
         asked = kwargs.get("device")
+        if function is torch.Tensor.new_tensor and isinstance(args[0], StandIn):
+            like, *args = args
+            function, asked = torch.tensor, like.device if asked is None else asked
+            kwargs = {"dtype": like.dtype, **kwargs}
         if function in LITERALS and asked is not None and torch.device(asked) == DEVICE:
             wants_grad = kwargs.pop("requires_grad", False)
             made = function(*args, **{**kwargs, "device": "cpu"})
             return (made if isinstance(made, StandIn) else StandIn(made)).requires_grad_(wants_grad)
         return function(*args, **kwargs)
+
+
+def _index(index: Any) -> Any:
+    """Lists of numbers in an index as CPU tensors, which may index on any device; a list of lists is a tuple."""
+    if isinstance(index, range) or (isinstance(index, list) and all(isinstance(part, int) for part in index)):
+        return torch.tensor(list(index), dtype=None if index else torch.int64)
+    return tuple(_index(part) for part in index) if isinstance(index, tuple | list) else index
 
 
 class _Generator(torch.Generator):
@@ -127,6 +143,10 @@ class Simulate(contextlib.ExitStack):
 def dispatch(function: Operator, args: Any, kwargs: dict[str, Any]) -> Any:
     """Runs an operator on the real data and says where the result is."""
     tensors = _tensors([*args, *kwargs.values()])
+    if any(t.device == DEVICE and not isinstance(t, StandIn) for t in tensors):
+        raise KataError(
+            f"graders/standin.py: {function} was given a tensor whose numbers the stand-in did not see made"
+        )
     here = [t for t in tensors if isinstance(t, StandIn)]
     asked = kwargs.get("device")
     target = torch.device(asked) if asked is not None else None

@@ -6,20 +6,41 @@ from typing import Any
 import numpy as np
 
 
-def weights(q: np.ndarray, k: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
-    """softmax(q k^T / sqrt(D)) over the keys that may be attended, zero where no key may; (B, H, T, S)."""
+def weights(q: np.ndarray, k: np.ndarray, mask: np.ndarray | None = None, *, log_space: bool = False) -> np.ndarray:
+    """softmax(q k^T / sqrt(D)) over the keys that may be attended, zero where no key may; (B, H, T, S).
+
+    log_space: as exp(logits - logsumexp(logits)), which rounds at the size of the logits.
+    """
     logits = q @ np.swapaxes(k, -1, -2) / q.dtype.type(np.sqrt(q.shape[-1]))
     allowed = np.ones(logits.shape, bool) if mask is None else np.broadcast_to(mask, logits.shape)
     peak = np.max(logits, axis=-1, keepdims=True, initial=-np.inf, where=allowed)
-    shifted = np.where(allowed, logits - np.where(np.isfinite(peak), peak, 0), 0).astype(q.dtype)
-    unnormalised = np.where(allowed, np.exp(shifted), 0).astype(q.dtype)
+    peak = np.where(np.isfinite(peak), peak, 0).astype(q.dtype)
+    unnormalised = np.where(allowed, np.exp(np.where(allowed, logits - peak, 0)), 0).astype(q.dtype)
     total = unnormalised.sum(axis=-1, keepdims=True)
-    return (unnormalised / np.where(total > 0, total, 1)).astype(q.dtype)
+    total = np.where(total > 0, total, 1).astype(q.dtype)
+    if log_space:
+        return np.where(allowed, np.exp(np.where(allowed, logits - (peak + np.log(total)), 0)), 0).astype(q.dtype)
+    return (unnormalised / total).astype(q.dtype)
 
 
 def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, *, mask: np.ndarray | None = None) -> np.ndarray:
     """(B, H, T, D), (B, H, S, D), (B, H, S, E) -> (B, H, T, E); mask True = may attend."""
     return weights(q, k, mask) @ v
+
+
+def log_space_attention(
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    *,
+    mask: np.ndarray | None = None,
+    causal: bool = False,
+    block_size: int = 1,
+) -> np.ndarray:
+    """Attention by way of logsumexp, as when blocks are merged: right, and rougher where logits are large."""
+    del block_size
+    mask = causal_mask(q.shape[-2], k.shape[-2]) if causal else mask
+    return weights(q, k, mask, log_space=True) @ v
 
 
 def attention_backward(

@@ -58,9 +58,7 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
     return np.where(logits >= 0, one, tail) / (one + tail)
 
 
-def elbo(
-    x: np.ndarray, logits: np.ndarray, mu: np.ndarray, logvar: np.ndarray, *, beta: float = 1.0
-) -> np.ndarray:
+def elbo(x: np.ndarray, logits: np.ndarray, mu: np.ndarray, logvar: np.ndarray, *, beta: float = 1.0) -> np.ndarray:
     """The likelihood less beta times the KL; (B,)."""
     return bernoulli_log_prob(x, logits) - mu.dtype.type(beta) * kl_standard_normal(mu, logvar)
 

