@@ -116,11 +116,9 @@ class Attempt:
         given = {**_named(function, calls[0]), **options}
         with self.backend.scope(_arrays(given.values()), self.place), Guards(self, name, given) as guards:
             _, extra = guards.convert(calls[0], options)
-            return guards.run(
-                lambda: [
-                    guards.result(self.backend.run(function, [self.to(x) for x in args], extra, self.place), name)
-                    for args in calls
-                ]
+            outs = guards.run(lambda: self.backend.sweep(function, calls, extra, self.place))
+            return (
+                [guards.result(out, name) for out in outs] if isinstance(outs, list) else [*guards.result(outs, name)]
             )
 
     def vjp(

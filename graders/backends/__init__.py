@@ -90,6 +90,12 @@ class Backend:
     def run(self, function: Callable[..., Any], args: Sequence[Any], options: Mapping[str, Any], place: str) -> Any:  # noqa: ARG002
         return function(*args, **options)
 
+    def sweep(
+        self, function: Callable[..., Any], calls: Sequence[Sequence[Any]], options: Mapping[str, Any], place: str
+    ) -> Any:
+        """The results of many calls alike on NumPy arrays: a list, or stacked in one array."""
+        return [self.run(function, [self.to(x, place) for x in args], options, place) for args in calls]
+
     def compile(self, function: Callable[..., Any], static: Mapping[str, Any], place: str) -> Callable[..., Any]:  # noqa: ARG002
         """The function with some options fixed, compiled where the framework does that in this place."""
         return functools.partial(function, **static)

@@ -55,7 +55,7 @@ class JaxBackend(Backend):
         return stack
 
     def to(self, array: np.ndarray, place: str) -> Any:
-        return jax.device_put(jnp.asarray(array), _device(place))
+        return jax.device_put(array, _device(place))
 
     def is_array(self, value: Any) -> bool:
         return isinstance(value, jax.Array) and not isinstance(value, jax.core.Tracer)
@@ -100,6 +100,19 @@ class JaxBackend(Backend):
             if place != "cpu":
                 raise
             return function(*args, **options)
+
+    def sweep(
+        self, function: Callable[..., Any], calls: Sequence[Sequence[Any]], options: Mapping[str, Any], place: str
+    ) -> Any:
+        """One program for all of them, where the function can be mapped; else call by call."""
+        if not self.whole or place != "cpu":
+            return super().sweep(function, calls, options, place)
+        stacked = [jax.device_put(np.stack(column), _device(place)) for column in zip(*calls, strict=True)]
+        try:
+            together = jax.jit(jax.vmap(lambda *args: function(*args, **options)))(*stacked)
+        except Exception:
+            together = None
+        return together if self.is_array(together) else super().sweep(function, calls, options, place)
 
     def trace(self, function: Callable[..., Any], args: Sequence[Any], options: Mapping[str, Any]) -> None:
         call, arrays, _ = _of_arrays(function, args, options)

@@ -28,6 +28,7 @@ SQUARE = Dims(B=2, H=3, T=5, D=6, E=7)
 TINY = Dims(B=1, H=2, T=3, S=4, D=5, E=6)
 MODEL = Dims(B=3, T=5, C=7, H=4, K=2, D=6, E=8)
 SIZES = ((1, 1, 1, 1, 1, 1), (1, 1, 1, 2, 1, 2), (1, 2, 3, 1, 2, 1), (2, 1, 0, 3, 2, 2), (2, 3, 2, 4, 5, 1))
+MASKS = ("", "S", "T S", "T 1", "H 1 S", "B 1 1 S", "1 H T 1", "B H T S")
 LAYOUTS = ("plain", "transposed", "strided")
 
 
@@ -184,10 +185,9 @@ def calls(draw):
     rng = np.random.default_rng(draw(st.integers(0, 2**16)))
     shapes = ((B, H, T, D), (B, H, S, D), (B, H, S, E))
     arrays = [arranged(rng, shape, draw(st.sampled_from(LAYOUTS))) for shape in shapes]
-    rank = draw(st.integers(0, 4))
-    shape = [draw(st.sampled_from([1, size])) for size in (B, H, T, S)[4 - rank :]]
-    mask = rng.random(shape) < 0.7
-    return plain(*arrays, **({"mask": mask} if rank else {}))
+    sizes = {"B": B, "H": H, "T": T, "S": S, "1": 1}
+    mask = rng.random([sizes[axis] for axis in draw(st.sampled_from(MASKS)).split()]) < 0.7
+    return plain(*arrays, **({"mask": mask} if mask.ndim else {}))
 
 
 def described(case):
