@@ -33,6 +33,7 @@ class Job:
     level: int | None = None
     hint: bool = False
     device: str = "auto"
+    lifted: bool = False
 
 
 def grade_each(kata: Kata, framework: str, jobs: Sequence[Job]) -> Iterator[tuple[Job, tuple[Check, ...]]]:
@@ -101,6 +102,7 @@ def _each(
                 for item in items
                 if item.name == f"test_{job.check}" or (job.check is None and mark(item)[0] <= (job.level or 99))
             ]
-            this = replace(request, path=path, seed=job.seed, hint=job.hint, source=job.source, device=job.device)
+            asked = {name: getattr(job, name) for name in ("seed", "hint", "source", "device", "lifted")}
+            this = replace(request, path=path, **asked)
             run_checks(tell, session, this, chosen, isolated=False, first=True)
             send(("end", job.name))

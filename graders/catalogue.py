@@ -51,6 +51,10 @@ class Kata:
     def stub(self, framework: str) -> Path:
         return self.folder / f"stub{self._suffix(framework)}.py"
 
+    def framework_of(self, path: Path) -> str:
+        """The framework that a file's name ends in, as the stubs' names do; else the kata's first."""
+        return next((f for f in self.frameworks if path.stem.endswith(f"_{f}")), self.frameworks[0])
+
     def solution(self, framework: str) -> Path:
         return self.folder.parent.parent / "solutions" / f"{self.name}{self._suffix(framework)}.py"
 

@@ -65,6 +65,7 @@ class Request:
     replay: str
     level: int | None
     source: str | None = None  # the attempt's text, where it stands in no file
+    lifted: bool = False  # nothing is refused: for the frameworks' own kernels, in the suite's own tests
 
     def arguments(self) -> list[str]:
         """A pytest run that grades the same."""
@@ -75,7 +76,7 @@ class Request:
     @staticmethod
     def of(kata: Kata, config: pytest.Config) -> "Request":
         option = config.option
-        framework = option.framework or _framework(kata, option.attempt)
+        framework = option.framework or kata.framework_of(Path(option.attempt or "stub.py"))
         if framework not in kata.frameworks:
             raise pytest.UsageError(f"{kata.name} is offered in {', '.join(kata.frameworks)}, not in {framework}")
         if option.level is not None and not 1 <= option.level <= len(kata.levels):
@@ -94,12 +95,6 @@ class Request:
         words += [f"--device {option.device}"] if option.device != "auto" else []
         replay = " ".join([*words, f"--seed {option.seed}"])
         return Request(kata, framework, path, option.device, option.seed, option.hint, replay, option.level)
-
-
-def _framework(kata: Kata, attempt: str | None) -> str:
-    """The framework that the attempt's name ends in, as the stubs' names do; else the kata's first."""
-    stem = Path(attempt).stem if attempt else ""
-    return next((f for f in kata.frameworks if stem.endswith(f"_{f}")), kata.frameworks[0])
 
 
 def is_check(item: pytest.Item) -> bool:

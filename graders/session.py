@@ -224,7 +224,7 @@ def prepare(config: pytest.Config, request: Request, send: Callable[[Any], None]
     outcome: Any
     try:
         signatures = stubs.signatures(request.kata, request.framework)
-        source, refused = request.source, request.kata.refused
+        source, refused = request.source, () if request.lifted else request.kata.refused
         outcome = attempts.load(request.path, request.kata.name, backend, refused, signatures, source=source).on(home)
     except Mismatch as problem:
         outcome = problem

@@ -1,10 +1,12 @@
-"""Grades the solutions on many seeds: a check that refuses one is a false alarm.
+"""Grades what is right on many seeds: a check that refuses it is a false alarm.
 
     python scripts/seeds.py --seeds 200
     python scripts/seeds.py attention --framework jax --seeds 50
+    python scripts/seeds.py --right --seeds 50
 
-What was graded is kept in .katas/seeds.jsonl, so that a run that was stopped goes on where it was; a change of a
-grader, of the library or of a solution starts over.
+That is the solutions, or with --right the attempts in tests/right, which are as right and look nothing like them. What
+was graded is kept in .katas/seeds.jsonl, so that a run that was stopped goes on where it was; a change of a grader, of
+the library or of what is graded starts over.
 """
 
 import argparse
@@ -19,6 +21,7 @@ from rich.progress import Progress
 from graders import KataError, find, katas
 from graders.batch import Job, grade_each
 from graders.catalogue import FRAMEWORKS, ROOT, Kata
+from graders.plugin import DEVICES
 
 KEPT = ROOT / ".katas" / "seeds.jsonl"
 
@@ -27,8 +30,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kata", nargs="*", help="the katas to grade (all)")
     parser.add_argument("--framework", choices=FRAMEWORKS, help="this framework alone")
-    parser.add_argument("--seeds", type=int, default=200, metavar="N", help="seeds for each solution (200)")
+    parser.add_argument("--seeds", type=int, default=200, metavar="N", help="seeds for each file (200)")
     parser.add_argument("--level", type=int, metavar="N", help="up to this level, where training takes long")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="where to grade (auto)")
+    parser.add_argument("--right", action="store_true", help="the other right attempts, not the solutions")
     options = parser.parse_args()
     try:
         chosen = [find(name) for name in options.kata] or list(katas())
@@ -38,32 +43,45 @@ def main() -> None:
     for kata in chosen:
         for framework in kata.frameworks:
             if options.framework in (None, framework):
-                alarms += sweep(kata, framework, options.seeds, options.level)
+                for path in right(kata, framework) if options.right else [kata.solution(framework)]:
+                    alarms += sweep(kata, framework, path, options.seeds, options.level, options.device)
     raise SystemExit(alarms > 0)
 
 
-def sweep(kata: Kata, framework: str, seeds: int, level: int | None) -> int:
+def right(kata: Kata, framework: str) -> list[Path]:
+    """The right attempts of a kata in a framework, beside its solution."""
+    folder = ROOT / "tests" / "right" / kata.name
+    return [path for path in sorted(folder.glob("*.py")) if kata.framework_of(path) == framework]
+
+
+def job(path: Path, seed: int, level: int | None = None, device: str = "auto") -> Job:
+    """One grading; what a file named fused* calls is not refused."""
+    lifted = path.stem.startswith("fused")
+    return Job(path.stem, path.read_text(encoding="utf-8"), seed, level=level, device=device, lifted=lifted)
+
+
+def sweep(kata: Kata, framework: str, path: Path, seeds: int, level: int | None, device: str) -> int:
     """Prints each false alarm, then a line; the number of false alarms."""
-    key = [kata.name, framework, level, fingerprint(kata, framework)]
+    key = [kata.name, framework, path.name, level, device, fingerprint(kata, path)]
     found = kept(key)
-    source = kata.solution(framework).read_text(encoding="utf-8")
-    jobs = [Job("solution", source, seed, level=level) for seed in range(seeds) if seed not in found]
+    jobs = [job(path, seed, level, device) for seed in range(seeds) if seed not in found]
+    title = f"{kata.name}, {framework}" + (f", {path.stem}" if path != kata.solution(framework) else "")
     KEPT.parent.mkdir(exist_ok=True)
     with (
         Progress(transient=True, disable=not sys.stdout.isatty()) as progress,
         KEPT.open("a", encoding="utf-8") as file,
     ):
-        task = progress.add_task(f"{kata.name}, {framework}", total=seeds, completed=seeds - len(jobs))
-        for job, checks in grade_each(kata, framework, jobs):
+        task = progress.add_task(title, total=seeds, completed=seeds - len(jobs))
+        for done, checks in grade_each(kata, framework, jobs):
             last = checks[-1]
-            found[job.seed] = "" if last.outcome == "passed" else f"{last.name}: {last.message}"
-            file.write(json.dumps([*key, job.seed, found[job.seed]]) + "\n")
+            found[done.seed] = "" if last.outcome == "passed" else f"{last.name}: {last.message}"
+            file.write(json.dumps([*key, done.seed, found[done.seed]]) + "\n")
             file.flush()
-            if found[job.seed]:
-                progress.console.print(f"seed {job.seed}: {found[job.seed]}", markup=False)
+            if found[done.seed]:
+                progress.console.print(f"seed {done.seed}: {found[done.seed]}", markup=False)
             progress.advance(task)
     alarms = sum(bool(found[seed]) for seed in range(seeds))
-    print(f"{kata.name}, {framework}: {alarms} false alarms on {seeds} seeds")
+    print(f"{title}: {alarms} false alarms on {seeds} seeds", flush=True)
     return alarms
 
 
@@ -75,9 +93,9 @@ def kept(key: Sequence[object]) -> dict[int, str]:
     return {row[-2]: row[-1] for row in rows if row[:-2] == list(key)}
 
 
-def fingerprint(kata: Kata, framework: str) -> str:
-    """Changes with whatever a verdict on the solution depends on."""
-    files: list[Path] = [*sorted((ROOT / "graders").rglob("*.py")), kata.grader, kata.solution(framework)]
+def fingerprint(kata: Kata, path: Path) -> str:
+    """Changes with whatever a verdict on the file depends on."""
+    files: list[Path] = [*sorted((ROOT / "graders").rglob("*.py")), kata.grader, path]
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 

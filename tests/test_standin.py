@@ -1,9 +1,16 @@
 """The stand-in accelerator: CPU numerics, another device, and CUDA's rules on what may mix."""
 
+import copy
+
+import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from graders import standin
+from graders.errors import KataError
 from graders.standin import DEVICE, Simulate, StandIn, unwrap, wrap
 
 
@@ -154,3 +161,129 @@ def test_nothing_is_left_behind():
     assert type(torch.zeros(3)) is torch.Tensor
     assert torch.zeros(3, device="meta").is_meta
     assert not isinstance(torch.zeros(3, device="meta"), standin.StandIn)
+
+
+class Square(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        return 2 * x * grad
+
+
+def through(function, x):
+    """The gradient of the function's sum."""
+    x = x.clone().requires_grad_()
+    return torch.autograd.grad(function(x).sum(), x)[0]
+
+
+def assigned(x, *indices):
+    y = x.clone()
+    for n, index in enumerate(indices):
+        y[index] = float(n)
+    return y
+
+
+def drawn(x, draw):
+    return draw(torch.Generator(device=x.device).manual_seed(3))
+
+
+def trained(x):
+    p = nn.Parameter(x.clone())
+    optimizer = torch.optim.Adam([p], lr=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        (p * p).sum().backward()
+        nn.utils.clip_grad_norm_([p], 1.0)
+        optimizer.step()
+    return p.detach()
+
+
+def long(x, *values):
+    return torch.tensor(values, device=x.device)
+
+
+OPERATIONS = {
+    "a list as an index": lambda x: x[:, [0, 0, 2]],
+    "a range as an index": lambda x: x[:, range(2)],
+    "a list of bools as an index": lambda x: x[[True, False, True]],
+    "a NumPy index": lambda x: x[:, np.array([0, 2])],
+    "lists assigned to": lambda x: assigned(x, (slice(None), [0, 2]), [True, False, True]),
+    "slices assigned to": lambda x: assigned(x, (..., 0), (slice(1, 3), slice(1, 3))),
+    "a mask assigned to": lambda x: assigned(x, x > 0),
+    "index tensors": lambda x: x[torch.arange(3, device=x.device), torch.arange(3, device=x.device)],
+    "boolean index": lambda x: x[x > 0],
+    "nonzero": lambda x: torch.where(x > 0)[0],
+    "new_tensor": lambda x: x.new_tensor([1.0, 2.0]),
+    "new_tensor of a number": lambda x: x.new_tensor(3),
+    "new_zeros": lambda x: x.new_zeros(4, 2),
+    "literals": lambda x: torch.tensor([1, 2], device=x.device),
+    "tril": lambda x: torch.ones(4, 5, device=x.device).tril(1) * x,
+    "tril_indices": lambda x: torch.tril_indices(3, 3, device=x.device),
+    "linspace": lambda x: torch.linspace(0, 1, 5, device=x.device) + x,
+    "einsum": lambda x: torch.einsum("abc,adc->abd", x, x),
+    "topk": lambda x: x.topk(2).values,
+    "argsort": lambda x: x.argsort(-1),
+    "gather": lambda x: x.gather(-1, x.argmax(-1, keepdim=True)),
+    "scatter_": lambda x: torch.zeros_like(x).scatter_(-1, x.argmax(-1, keepdim=True), 1.0),
+    "index_add_": lambda x: x.clone().index_add_(1, long(x, 0, 2), x[:, :2]),
+    "one_hot": lambda x: functional.one_hot(x.argmax(-1), 5),
+    "pad": lambda x: functional.pad(x, (1, 2)),
+    "unfold": lambda x: x.unfold(-1, 2, 1),
+    "chunk and cat": lambda x: torch.cat(x.chunk(2, 1)[::-1], 1),
+    "repeat_interleave": lambda x: x.repeat_interleave(2, 1),
+    "repeats in a tensor": lambda x: x.repeat_interleave(long(x, 1, 2, 1, 1), 1),
+    "expand and reshape": lambda x: x[:, None].expand(3, 2, 4, 5).reshape(6, 4, 5),
+    "transpose and flatten": lambda x: x.transpose(1, 2).flatten(1),
+    "item": lambda x: x * x.sum().item(),
+    "a condition": lambda x: x if x.sum() > -1e9 else -x,
+    "tolist": lambda x: torch.tensor(x.tolist()).to(x),
+    "bfloat16": lambda x: x.bfloat16() @ x.bfloat16().mT,
+    "type_as": lambda x: x.long().type_as(x),
+    "cross_entropy": lambda x: functional.cross_entropy(x.reshape(-1, 5), x.argmax(-1).reshape(-1)),
+    "binary_cross_entropy": lambda x: functional.binary_cross_entropy_with_logits(x, x.sigmoid()),
+    "embedding": lambda x: functional.embedding(x.argmax(-1), x[0].T.contiguous()),
+    "sdpa": lambda x: functional.scaled_dot_product_attention(x, x, x, is_causal=True),
+    "Categorical": lambda x: torch.distributions.Categorical(logits=x).entropy(),
+    "a function of one's own": lambda x: through(Square.apply, x),
+    "checkpoint": lambda x: through(lambda y: checkpoint(torch.sin, y, use_reentrant=False), x),
+    "func.grad": lambda x: torch.func.grad(lambda y: (y.sin() ** 2).sum())(x),
+    "vmap": lambda x: torch.vmap(lambda row: row.softmax(-1).cumsum(-1))(x),
+    "jacobian": lambda x: torch.autograd.functional.jacobian(lambda y: y.exp().sum(-1), x),
+    "training": trained,
+    "foreach": lambda x: torch._foreach_mul([x, x], 2.0)[1],
+    "addcdiv_": lambda x: x.clone().addcdiv_(x, x.abs() + 1, value=-0.1),
+    "deepcopy": copy.deepcopy,
+    "randn": lambda x: drawn(x, lambda g: torch.randn(3, generator=g, device=x.device)),
+    "randperm": lambda x: drawn(x, lambda g: torch.randperm(3, generator=g, device=x.device)),
+    "multinomial": lambda x: drawn(x, lambda g: torch.multinomial(x[0].softmax(-1), 2, generator=g)),
+    "dropout": lambda x: functional.dropout(x, 0.5),
+}
+
+
+@pytest.mark.filterwarnings("ignore:dropout")
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_an_operation_gives_what_it_gives_on_the_cpu(operation):
+    run = OPERATIONS[operation]
+    x = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(2)
+    right = run(x)
+    torch.manual_seed(2)
+    with Simulate():
+        there = run(wrap(x))
+        assert type(there) is StandIn, f"on {there.device}"
+        assert there.device == DEVICE
+    found = unwrap(there)
+    assert found.dtype == right.dtype
+    assert torch.equal(found, right.detach())
+
+
+def test_numbers_it_did_not_see_made_are_refused():
+    """A plain meta tensor has none; computing with it would give what happens to lie in memory."""
+    elsewhere = torch.ones(3, device="meta")
+    with Simulate(), pytest.raises(KataError, match=r"standin\.py: aten\.add\.Tensor was given a tensor whose numbers"):
+        wrap(torch.ones(3)) + elsewhere

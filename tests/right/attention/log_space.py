@@ -26,9 +26,7 @@ def multi_head_attention(x, w_q, w_k, w_v, w_o, *, n_heads, n_kv_heads=None, cau
     widths = (w_q.shape[1] % n_heads, w_k.shape[1] % K, w_v.shape[1] % K, w_o.shape[0] % n_heads)
     if n_heads % K or any(widths):
         raise ValueError("heads do not divide")
-    q, k, v = (
-        (x @ w).view(B, T, n, -1).permute(0, 2, 1, 3) for w, n in ((w_q, n_heads), (w_k, K), (w_v, K))
-    )
+    q, k, v = ((x @ w).view(B, T, n, -1).permute(0, 2, 1, 3) for w, n in ((w_q, n_heads), (w_k, K), (w_v, K)))
     group = n_heads // K
     k, v = (y[:, :, None].expand(-1, -1, group, -1, -1).reshape(B, n_heads, T, -1) for y in (k, v))
     out = (causal_attention if causal else attention)(q, k, v)

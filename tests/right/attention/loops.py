@@ -43,7 +43,11 @@ class MultiHead(torch.nn.Module):
     def forward(self, x, w_q, w_k, w_v, w_o, causal):
         if self.heads % self.kv_heads:
             raise ValueError("heads")
-        q, k, v = self.split(x @ w_q, self.heads), self.split(x @ w_k, self.kv_heads), self.split(x @ w_v, self.kv_heads)
+        q, k, v = (
+            self.split(x @ w_q, self.heads),
+            self.split(x @ w_k, self.kv_heads),
+            self.split(x @ w_v, self.kv_heads),
+        )
         reads = [h // (self.heads // self.kv_heads) for h in range(self.heads)]
         k, v = k[:, reads], v[:, reads]
         if w_o.shape[0] != self.heads * v.shape[-1]:

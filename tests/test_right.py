@@ -1,0 +1,19 @@
+"""Right attempts that look nothing like the solutions, written from the specs: none may be refused.
+
+`python scripts/seeds.py --right` grades them on many seeds.
+"""
+
+import pytest
+
+from graders.batch import grade_each
+from scripts.seeds import job, right
+from tests.common import OFFERED, name
+
+FILES = [(kata, framework, path) for kata, framework in OFFERED for path in right(kata, framework)]
+
+
+@pytest.mark.parametrize(("kata", "framework", "path"), FILES, ids=name)
+def test_a_right_attempt_passes(kata, framework, path):
+    jobs = [job(path, seed, device=device) for seed, device in ((1, "auto"), (2, "cpu"))]
+    for done, checks in grade_each(kata, framework, jobs):
+        assert checks[-1].outcome == "passed", f"seed {done.seed}: {checks[-1]}"
