@@ -18,7 +18,7 @@ from graders.sandbox import Limits, Sandbox
 from graders.session import RUN, run_checks
 
 START_UP = 120.0
-STEP = 120.0  # seconds for one check of one attempt
+STEP = 120.0
 AT_ONCE = 50  # jobs of one process: what JAX compiled for them is kept until it ends
 
 
@@ -36,8 +36,13 @@ class Job:
     lifted: bool = False
 
 
-def grade_each(kata: Kata, framework: str, jobs: Sequence[Job]) -> Iterator[tuple[Job, tuple[Check, ...]]]:
-    """The checks of each job as far as they ran: all passed, or the last one is the first failure."""
+def grade_each(
+    kata: Kata, framework: str, jobs: Sequence[Job], *, seconds: float = STEP
+) -> Iterator[tuple[Job, tuple[Check, ...]]]:
+    """The checks of each job as far as they ran: all passed, or the last one is the first failure.
+
+    seconds: the limit for one check of one attempt.
+    """
     left = list(jobs)
     while left:
         now = left[:AT_ONCE]
@@ -46,7 +51,7 @@ def grade_each(kata: Kata, framework: str, jobs: Sequence[Job]) -> Iterator[tupl
         running = ("grading", 1)
         try:
             for kind, value in box.messages():
-                box.limits.seconds = STEP
+                box.limits.seconds = seconds
                 if kind == "start":
                     running = value
                 elif kind == "check":

@@ -10,10 +10,7 @@ the library or of what is graded starts over.
 """
 
 import argparse
-import hashlib
-import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from rich.progress import Progress
@@ -21,6 +18,7 @@ from rich.progress import Progress
 from graders import KataError, find, katas
 from graders.batch import Job, grade_each
 from graders.catalogue import FRAMEWORKS, ROOT, Kata
+from graders.kept import Kept, fingerprint
 from graders.plugin import DEVICES
 
 KEPT = ROOT / ".katas" / "seeds.jsonl"
@@ -62,41 +60,21 @@ def job(path: Path, seed: int, level: int | None = None, device: str = "auto") -
 
 def sweep(kata: Kata, framework: str, path: Path, seeds: int, level: int | None, device: str) -> int:
     """Prints each false alarm, then a line; the number of false alarms."""
-    key = [kata.name, framework, path.name, level, device, fingerprint(kata, path)]
-    found = kept(key)
+    kept = Kept(KEPT, [kata.name, framework, path.name, level, device, fingerprint(kata, path)])
+    found = kept.found
     jobs = [job(path, seed, level, device) for seed in range(seeds) if seed not in found]
     title = f"{kata.name}, {framework}" + (f", {path.stem}" if path != kata.solution(framework) else "")
-    KEPT.parent.mkdir(exist_ok=True)
-    with (
-        Progress(transient=True, disable=not sys.stdout.isatty()) as progress,
-        KEPT.open("a", encoding="utf-8") as file,
-    ):
+    with Progress(transient=True, disable=not sys.stdout.isatty()) as progress:
         task = progress.add_task(title, total=seeds, completed=seeds - len(jobs))
         for done, checks in grade_each(kata, framework, jobs):
             last = checks[-1]
-            found[done.seed] = "" if last.outcome == "passed" else f"{last.name}: {last.message}"
-            file.write(json.dumps([*key, done.seed, found[done.seed]]) + "\n")
-            file.flush()
+            kept.add(done.seed, "" if last.outcome == "passed" else f"{last.name}: {last.message}")
             if found[done.seed]:
                 progress.console.print(f"seed {done.seed}: {found[done.seed]}", markup=False)
             progress.advance(task)
     alarms = sum(bool(found[seed]) for seed in range(seeds))
     print(f"{title}: {alarms} false alarms on {seeds} seeds", flush=True)
     return alarms
-
-
-def kept(key: Sequence[object]) -> dict[int, str]:
-    """What an earlier run found, by seed."""
-    if not KEPT.exists():
-        return {}
-    rows = [json.loads(line) for line in KEPT.read_text(encoding="utf-8").splitlines() if line.endswith("]")]
-    return {row[-2]: row[-1] for row in rows if row[:-2] == list(key)}
-
-
-def fingerprint(kata: Kata, path: Path) -> str:
-    """Changes with whatever a verdict on the file depends on."""
-    files: list[Path] = [*sorted((ROOT / "graders").rglob("*.py")), kata.grader, path]
-    return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ PARTS = [
     for kata, framework in OFFERED
     for part in range(-(-len(list(bugs.variants(kata, framework))) // SIZE))
 ]
-ALLOWED = {"spec.md", "stub.py", "stub_jax.py", "stub_numpy.py", ".grader.py", ".bugs.toml", "__pycache__"}
+FILES = {".grader.py", ".bugs.toml", ".equivalents.toml"}
+ALLOWED = {"spec.md", "stub.py", "stub_jax.py", "stub_numpy.py", *FILES, "__pycache__"}
 
 
 @pytest.mark.parametrize(("kata", "framework"), OFFERED, ids=name)

@@ -26,6 +26,11 @@ RESULTS = ("p", "m", "v")
 STEPS = 50
 STRONG = {"lr": 0.05, "betas": (0.8, 0.95), "eps": 0.1}
 DECAY = {**STRONG, "weight_decay": 0.3}
+SCHEDULES = (
+    {"warmup": 4, "total": 20, "peak": 0.3, "floor": 0.05},
+    {"warmup": 4, "total": 20, "peak": 2.0},
+    {"warmup": 0, "total": 15, "peak": 0.3},
+)
 BAD = (
     {"lr": -0.1},
     {"betas": (1.0, 0.9)},
@@ -315,8 +320,9 @@ def test_adamw_trajectory(attempt, rng):
 
 @level(3)
 def test_adamw_defaults(attempt, rng):
-    """the decay is 1e-2 if it is left out"""
+    """the decay is 1e-2 if it is left out, the rest as in Adam"""
     check_values(attempt, train(attempt, rng, "AdamW", {"lr": 0.1}, decay=1e-2))
+    check_values(attempt, train(attempt, rng, "AdamW", {}, decay=1e-2))
 
 
 @level(3, only=CLASSES)
@@ -422,7 +428,7 @@ def test_clip_below(attempt, rng):
 def test_schedule(attempt):
     """linear from 0 to peak at step = warmup, cosine to floor at total, floor after"""
     steps = (0, 1, 3, 4, 5, 9, 15, 19, 20, 35)
-    for options in ({"warmup": 4, "total": 20, "peak": 0.3, "floor": 0.05}, {"warmup": 4, "total": 20, "peak": 2.0}):
+    for options in SCHEDULES:
 
         def play(m, options=options):
             m.step(f"warmup_cosine({shown(options)})")

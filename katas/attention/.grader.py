@@ -71,7 +71,7 @@ def causal(q, k, v):
 
 
 def multi_head(rng, **options):
-    """A call of `multi_head_attention` with H = 4; the widths of keys and values follow n_kv_heads."""
+    """A call of `multi_head_attention`, H = 4 unless n_heads is given; the widths of k and v follow n_kv_heads."""
     kv = options.get("n_kv_heads") or MODEL.sizes["H"]
     weights = [MODEL.normal(rng, axes) for axes in ("C H*D", "C D", "C E", "H*E C")]
     weights[1] = rng.normal(size=(MODEL.sizes["C"], kv * MODEL.sizes["D"]))
@@ -294,8 +294,9 @@ def test_multi_head_dtype(attempt, rng):
 
 @level(3)
 def test_multi_head_values(attempt, rng):
-    """H heads of their own width, concatenated in order and projected by w_o"""
+    """H heads of their own width, concatenated in order and projected by w_o; one head is attention"""
     check_values(attempt, multi_head(rng), dtypes=attempt.backend.dtypes)
+    check_values(attempt, multi_head(rng, n_heads=1), dtypes=("float32",))
 
 
 @level(3)

@@ -111,6 +111,22 @@ def test_layer_starts_as_base(attempt, rng):
 
 
 @level(1, only=("torch",))
+def test_layer_rank_one(attempt, rng):
+    """a rank of 1 is a rank, and without a word on dropout there is none in training"""
+
+    def play(m, x, w, a, b, bias):
+        m.step("LoRALinear of rank 1, dropout left out, in training")
+        layer = m.LoRALinear(base_layer(m, w, bias), 1, ALPHA)
+        set_adapter(m, layer, a[:1], b[:, :1])
+        return {"out": m.array(layer.train()(m.to(x, "x")).detach(), "out")}
+
+    def kernel(x, w, a, b, bias):
+        return right_forward(x, w, a[:1], b[:, :1], bias)
+
+    check_values(attempt, layer_scenario(rng, play, kernel))
+
+
+@level(1, only=("torch",))
 def test_layer_frozen(attempt, rng):
     """the base's parameters are the same objects, frozen, and unchanged by an optimizer"""
 
@@ -645,6 +661,13 @@ def test_inject_options(attempt, rng):
         layer.train()
         one, two = (m.array(layer(x).detach(), "out") for _ in range(2))
         m.check(not np.array_equal(one, two), "dropout did not reach the adapter")
+        m.step("train mode, dropout left out")
+        model, names = injected(m)
+        adapt(model, sorted(names)[:1], m)
+        layer = model.get_submodule(sorted(names)[0])
+        trained = m.array(layer.train()(x).detach(), "out")
+        right = m.array(layer.eval()(x).detach(), "out")
+        m.check(np.array_equal(trained, right), "without a word on dropout there is some in training")
         return {}
 
     check_play(attempt, model_scenario(play, x=rng.normal(size=(20, 6))))

@@ -1,0 +1,83 @@
+"""Mutates the solutions mechanically and counts what the graders catch.
+
+    python scripts/mutate.py
+    python scripts/mutate.py attention --framework torch
+    python scripts/mutate.py lora --show "LoRALinear.merge: self.merged = True -> pass"
+
+A mutant that passes every check is printed: a check is missing, or the mutant is equivalent and belongs, with the
+reason, in the kata's .equivalents.toml. What was graded is kept in .katas/mutants.jsonl, so that a run that was stopped
+goes on where it was; a change of a grader, of the library or of a solution starts over.
+"""
+
+import argparse
+import sys
+
+from rich.progress import Progress
+
+from graders import KataError, find, katas
+from graders.batch import Job, grade_each
+from graders.catalogue import FRAMEWORKS, ROOT, Kata
+from graders.kept import Kept, fingerprint
+from graders.mutants import equivalents, mutants
+
+KEPT = ROOT / ".katas" / "mutants.jsonl"
+SECONDS = 30.0  # a check takes; a mutant that loops is caught when they are over
+SEED = 1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kata", nargs="*", help="the katas to mutate (all)")
+    parser.add_argument("--framework", choices=FRAMEWORKS, help="this framework alone")
+    parser.add_argument("--level", type=int, metavar="N", help="up to this level, where training takes long")
+    parser.add_argument("--show", metavar="MUTANT", help="print the code of the mutant of that name")
+    options = parser.parse_args()
+    rows = []
+    try:
+        for kata in [find(name) for name in options.kata] or katas():
+            for framework in kata.frameworks:
+                if options.framework in (None, framework):
+                    rows += (
+                        show(kata, framework, options.show) if options.show else [score(kata, framework, options.level)]
+                    )
+    except KataError as error:
+        raise SystemExit(f"mutate: {error}") from None
+    print("\n".join(["", "| kata | framework | mutants | equivalent | caught | score |", "| --- " * 6 + "|", *rows]))
+
+
+def show(kata: Kata, framework: str, key: str) -> list[str]:
+    for mutant in mutants(kata.solution(framework).read_text(encoding="utf-8")):
+        if mutant.key == key:
+            print(mutant.source)
+    return []
+
+
+def score(kata: Kata, framework: str, level: int | None) -> str:
+    """Grades each mutant, prints each survivor, and gives the row of the table."""
+    path = kata.solution(framework)
+    known = {key for at, key in equivalents(kata) if at == framework}
+    found = {mutant.key: mutant for mutant in mutants(path.read_text(encoding="utf-8"))}
+    if gone := sorted(known - set(found)):
+        raise KataError(f"{kata.folder}/.equivalents.toml: there is no mutant '{gone[0]}' in {framework}; take it out")
+    kept = Kept(KEPT, [kata.name, framework, level, fingerprint(kata, path)])
+    outcomes = kept.found
+    jobs = [
+        Job(key, mutant.source, SEED, level=level)
+        for key, mutant in found.items()
+        if key not in known and key not in outcomes
+    ]
+    with Progress(transient=True, disable=not sys.stdout.isatty()) as bar:
+        task = bar.add_task(f"{kata.name}, {framework}", total=len(jobs))
+        for job, checks in grade_each(kata, framework, jobs, seconds=SECONDS):
+            kept.add(job.name, checks[-1].outcome)
+            bar.advance(task)
+    survivors = [key for key in found if outcomes.get(key) in ("passed", "error")]
+    for key in survivors:
+        print(f"{kata.name}, {framework}: {key}" + (" (error)" if outcomes[key] == "error" else ""), flush=True)
+    judged = len(found) - len(known)
+    share = (judged - len(survivors)) / judged
+    return f"| {kata.name} | {framework} | {len(found)} | {len(known)} | {judged - len(survivors)} | {share:.1%} |"
+
+
+if __name__ == "__main__":
+    main()
