@@ -109,7 +109,7 @@ def test_findings_are_kept_and_a_last_line_cut_off_is_left_out(tmp_path):
     Kept(path, ["adam", 1]).add("a", "passed")
     Kept(path, ["adam", 2]).add("a", "failed")
     with path.open("a") as file:
-        file.write('["adam", 1, "b", "pas')
+        file.write('\n["adam", 1, "b", "pas')
     Kept(path, ["adam", 1]).add("c", "failed")
     assert Kept(path, ["adam", 1]).found == {"a": "passed", "c": "failed"}
     assert Kept(path, ["adam", 2]).found == {"a": "failed"}
