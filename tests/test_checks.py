@@ -1,5 +1,7 @@
 """Each check passes on what is right and fails, with its message, on what is wrong."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import strategies as st
@@ -362,3 +364,27 @@ def test_an_observation_can_be_made_again_on_another_attempt():
     same, other = given("def project(x, w):\n    return 1 * (x @ w)\n"), given(RIGHT)
     assert np.array_equal(problem.observe(same)["out"], problem.observed["out"])
     assert not np.array_equal(problem.observe(other)["out"], problem.observed["out"])
+
+
+def walk(x):
+    """A thousand small steps, each of which rounds."""
+    y = x
+    for _ in range(1000):
+        y = (y + y.dtype.type(0.001) * x).astype(x.dtype)
+    return y
+
+
+def test_in_float64_the_budget_is_that_of_float32_made_finer():
+    """There the kernel is its own exact answer; without that, rounding alone would be called wrong."""
+    rng = np.random.default_rng(0)
+    narrow = Case("walk", (rng.normal(size=8).astype(np.float32),), walk)
+    wide = replace(narrow, args=(narrow.args[0].astype(np.float64),))
+    small, large = (budget(case.exact()["out"], case.rough()["out"]) for case in (wide, narrow))
+    floor = 8 * np.finfo(np.float64).eps * np.abs(wide.exact()["out"]).max()
+    assert small > floor
+    assert small == pytest.approx(large * 2.0**-29, rel=0.1)
+
+
+def test_what_overflows_in_float32_leaves_float64_its_floor():
+    case = Case("square", (np.array([1e30, 1.0]),), lambda x: x * x)
+    assert budget(case.exact()["out"], case.rough()["out"]) == pytest.approx(8 * np.finfo(np.float64).eps * 1e60)

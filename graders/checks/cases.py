@@ -14,6 +14,7 @@ from graders.guards import call_text
 from graders.native import is_float
 
 Kernel = Callable[..., Any]
+FINER = float(np.finfo(np.float64).eps / np.finfo(np.float32).eps)
 Results = dict[str, np.ndarray]
 
 
@@ -94,7 +95,9 @@ class Case:
         return self._named(self.kernel(*wide.args, **wide.options))
 
     def rough(self) -> Results:
-        """The kernel in the working dtype: how far a right formula may be off."""
+        """How far a right formula may be off: the kernel in the working dtype, or its rounding carried to float64."""
+        if self.dtype == np.float64:
+            return _in_float64(self.exact(), self.cast("float32"))
         tried = [self._in_working_dtype(kernel) for kernel in (self.kernel, *self.formulas)]
         if len(tried) == 1:
             return tried[0]
@@ -158,8 +161,26 @@ class Scenario:
         return dict(self.kernel(**{name: _cast(x, "float64") for name, x in self.arrays.items()}))
 
     def rough(self) -> Results:
+        if self.dtype == "float64":
+            return _in_float64(self.exact(), self.cast("float32"))
         found = self.kernel(**self.arrays)
         return {name: np.asarray(x).astype(self.dtype) for name, x in found.items()}
+
+
+def _in_float64(exact: Results, narrow: Any) -> Results:
+    with np.errstate(all="ignore"):
+        rough, wide = narrow.rough(), narrow.exact()
+    return {name: carried(right, rough[name], wide[name]) for name, right in exact.items()}
+
+
+def carried(exact: np.ndarray, rough: np.ndarray, wide: np.ndarray) -> np.ndarray:
+    """What is exact in float64, moved by rough - wide, the kernel's rounding in float32, made smaller.
+
+    In float64 the kernel is the exact answer and shows no rounding of its own.
+    """
+    with np.errstate(all="ignore"):
+        moved = rough.astype(np.float64) - wide
+    return exact + FINER * np.nan_to_num(moved, posinf=0, neginf=0)
 
 
 def _error(rough: np.ndarray, exact: np.ndarray) -> float:

@@ -7,7 +7,7 @@ import numpy as np
 
 from graders.attempt import Attempt
 from graders.backends import same_shape
-from graders.checks.cases import Case
+from graders.checks.cases import Case, carried
 from graders.checks.values import budget, compare, observable, refuse
 
 STEP = 1e-6
@@ -33,8 +33,13 @@ def right_gradients(case: Case, upstream: np.ndarray) -> tuple[list[np.ndarray],
     A gradient may be exactly zero where its parts cancel, as behind a softmax over one key; the parts are of the
     size of the upstream gradient and of the other gradients, and a right formula may leave a few ulp of those.
     """
-    rough = case.gradients(upstream)
     exact = case.cast("float64").gradients(upstream.astype(np.float64))
+    rough = case.gradients(upstream)
+    if case.dtype == np.float64:
+        narrow, seed = case.cast("float32"), upstream.astype(np.float32)
+        with np.errstate(all="ignore"):
+            narrow_rough, wide = narrow.gradients(seed), narrow.cast("float64").gradients(seed.astype(np.float64))
+        rough = [carried(*each) for each in zip(exact, narrow_rough, wide, strict=True)]
     scale = max(float(np.max(np.abs(x), initial=0)) for x in (upstream.astype(np.float64), *exact))
     return exact, [budget(e, r.astype(case.dtype), scale) for e, r in zip(exact, rough, strict=True)]
 

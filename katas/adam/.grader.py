@@ -24,6 +24,7 @@ CLASSES = ("torch", "numpy")
 AXES = Dims(I=3, O=4)
 RESULTS = ("p", "m", "v")
 STEPS = 50
+TINY = 1e-8  # of the size of the default eps, so that it shows
 STRONG = {"lr": 0.05, "betas": (0.8, 0.95), "eps": 0.1}
 DECAY = {**STRONG, "weight_decay": 0.3}
 SCHEDULES = (
@@ -49,10 +50,10 @@ def one_step(rng, t, **options):
     return Case("adam_step", (p, g, m, v, t), kernels.adam_step, options=options, results=RESULTS)
 
 
-def numbers(rng, steps=STEPS, growing=False):
+def numbers(rng, steps=STEPS, growing=False, size=1.0):
     """Two parameters of different shapes and a gradient of each for every step, of changing size."""
     sizes = np.linspace(0.2, 3.0, steps) if growing else np.where(np.arange(steps) % 7 == 3, 4.0, 0.5)
-    scale = sizes.reshape(-1, 1, 1)
+    scale = size * sizes.reshape(-1, 1, 1)
     return {
         "p": rng.normal(size=(3, 4)),
         "q": rng.normal(size=(5,)),
@@ -203,6 +204,7 @@ def test_adam_trajectory(attempt, rng):
 def test_adam_defaults(attempt, rng):
     """betas (0.9, 0.999), eps 1e-8, no decay; lr 1e-3 where it may be left out"""
     check_values(attempt, train(attempt, rng, "Adam", {}))
+    check_values(attempt, train(attempt, rng, "Adam", {}, size=TINY))
 
 
 @level(2)
@@ -322,7 +324,7 @@ def test_adamw_trajectory(attempt, rng):
 def test_adamw_defaults(attempt, rng):
     """the decay is 1e-2 if it is left out, the rest as in Adam"""
     check_values(attempt, train(attempt, rng, "AdamW", {"lr": 0.1}, decay=1e-2))
-    check_values(attempt, train(attempt, rng, "AdamW", {}, decay=1e-2))
+    check_values(attempt, train(attempt, rng, "AdamW", {}, decay=1e-2, size=TINY))
 
 
 @level(3, only=CLASSES)
