@@ -1,28 +1,33 @@
 """A key/value cache: buffers allocated once, attention that reads them, greedy generation, a sliding window.
 
-Axes: B batch, H query heads, K key/value heads, T new tokens, S all tokens so far, D head width, C model width, V vocabulary.
+Axes: B batch, H query heads, K key/value heads, G = H / K, T new tokens, S all tokens so far, D head width, C model
+width, P prompt, V vocabulary.
 
 Choices. `update` checks everything before it writes anything, so that an error leaves the cache as it was. It returns
-views, and whoever wants to keep them over the next `reset` has to copy. The sliding window is a ring: slot i mod window
-is overwritten, and what is returned is put in order, which copies the window but nothing that grows.
+views: whoever wants to keep them over a `reset` has to copy. It records no gradient, the cache is for inference. The
+queries of a group become the rows of one matrix product, because repeating keys and values for each query head would
+copy the cache at every step. The sliding window is a ring, in which token t lies in slot t mod window; putting it in
+order copies the window, and nothing that grows.
 
 Follow-up questions
 
-How large is the cache? 2 B K S D numbers a layer. Llama 2 7B (32 layers, 32 heads of 128, float16) takes 0.5 MB a token: 2
-GB at 4096 tokens, for one sequence. With 8 key/value heads instead of 32 it would be a quarter of that.
+How large is the cache? 2 B K S D numbers a layer. Llama 2 7B (32 layers, 32 heads of 128, float16) takes 0.5 MiB a
+token, 2 GiB for a sequence of 4096. With 8 key/value heads instead of 32 it would be a quarter of that.
 
-Why is decoding bound by memory and not by arithmetic? Each new token reads all weights and the whole cache, and does two
-operations for each number read; a GPU does hundreds in the time of one read. Batching shares the weights' reads, not
-the cache's: hence grouped heads, quantised caches and windows.
+Why is decoding bound by memory and not by arithmetic? Each new token reads all weights and the whole cache, and makes
+two operations of each number read; a GPU has time for hundreds. A batch shares the reading of the weights, but each
+sequence has a cache of its own: hence grouped heads, quantised caches and windows.
 
-Why not concatenate at each step? It copies the prefix every time, O(S^2) in all, and needs old and new at once. One
-buffer wastes what is not used; paged attention (vLLM) gives it out in blocks instead.
+Why not concatenate at each step? It copies the prefix every time, O(S^2) in all, and holds the old and the new at
+once. A buffer of full length wastes what a short text does not use; paged attention (Kwon et al. 2023) gives memory
+out in blocks instead, and lets texts with a common beginning share them.
 
-What goes wrong with ragged prompts? With padding on the right the new token of a short row is not next to its last
-one; with padding on the left positions and mask have to know where each row begins.
+What goes wrong with prompts of different lengths? Padded on the right, the next token of a short row does not follow
+its last one. Padded on the left it does, but then mask and positions have to know where each row begins.
 
-Is a sliding window equal to full attention? No: what leaves the window is gone for that layer, though the layers above
-reach further, a window for each. The first tokens are often kept as well ("attention sinks").
+Is a sliding window equal to full attention? No: what leaves the window is gone for that layer, though each layer above
+reaches a window further back. Without the first tokens, on which much weight rests, quality breaks down: they are often
+kept as well ("attention sinks", Xiao et al. 2023).
 """
 
 import math
@@ -32,7 +37,10 @@ import torch
 
 
 class KVCache:
-    """Keys and values of all tokens so far, in buffers (B, K, max_len, D) allocated once (Pope et al. 2022, section 2.1)."""
+    """Keys and values of all tokens so far, in buffers allocated once (Pope et al. 2022, section 2.1).
+
+    batch is B, n_kv_heads K, max_len the tokens that fit, head_dim D. `length` counts the tokens in the cache.
+    """
 
     def __init__(
         self,
@@ -55,11 +63,11 @@ class KVCache:
         Raises ValueError, with the cache unchanged, for more tokens than fit and for another shape or dtype.
         """
         batch, heads, max_len, width = self._keys.shape
-        for name, new in (("k", k), ("v", v)):
-            if new.shape != (batch, heads, k.shape[2], width):
-                raise ValueError(f"{name} has shape {tuple(new.shape)}, expected ({batch}, {heads}, T, {width})")
+        for new in (k, v):
+            if (*new.shape[:2], *new.shape[3:]) != (batch, heads, width) or new.shape != k.shape:
+                raise ValueError(f"{tuple(k.shape)} and {tuple(v.shape)}, expected ({batch}, {heads}, T, {width})")
             if new.dtype != self._keys.dtype:
-                raise ValueError(f"{name} is {new.dtype}, the cache {self._keys.dtype}")
+                raise ValueError(f"{new.dtype} does not go into a cache of {self._keys.dtype}")
         end = self.length + k.shape[2]
         if end > max_len:
             raise ValueError(f"{end} tokens do not fit into a cache of {max_len}")
@@ -86,20 +94,22 @@ def cached_attention(
 ) -> torch.Tensor:
     """Causal attention of the new tokens to all tokens so far, with grouped heads (Ainslie et al. 2023, section 2.2).
 
-    x (B, T, C): the new tokens alone; w_q (C, H*D), w_k and w_v (C, K*D), w_o (H*D, C). n_heads is H, n_kv_heads is K
-    (None: H). Appends the new keys and values to the cache. Returns (B, T, C): the last T positions of causal
-    attention over all tokens.
+    x (B, T, C): the new tokens alone; w_q (C, H*D), w_k and w_v (C, K*D), w_o (H*D, C), of the cache's dtype. n_heads
+    is H, n_kv_heads is K (None: H). Appends the new keys and values to the cache. Returns (B, T, C): the last T
+    positions of causal attention over all tokens.
     """
     n_kv_heads = n_heads if n_kv_heads is None else n_kv_heads
+    queries = x.shape[1]
     q = _split(x @ w_q, n_heads)  # (B, H, T, D)
     k, v = cache.update(_split(x @ w_k, n_kv_heads), _split(x @ w_v, n_kv_heads))  # (B, K, S, D)
-    k, v = (y.repeat_interleave(n_heads // n_kv_heads, dim=1) for y in (k, v))  # (B, H, S, D)
-    queries, keys = q.shape[2], k.shape[2]
-    scores = q @ k.mT / math.sqrt(q.shape[-1])  # (B, H, T, S)
+    q = q.unflatten(1, (n_kv_heads, -1)).flatten(2, 3)  # (B, K, G*T, D)
+    scores = (q @ k.mT / math.sqrt(q.shape[-1])).unflatten(2, (-1, queries))  # (B, K, G, T, S)
     i = torch.arange(queries, device=x.device)[:, None]
-    j = torch.arange(keys, device=x.device)[None, :]
-    scores = scores.masked_fill(j > i + keys - queries, -math.inf)
-    return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2) @ w_o
+    j = torch.arange(k.shape[2], device=x.device)[None, :]
+    scores = scores.masked_fill(j > i + k.shape[2] - queries, -math.inf)
+    heads = scores.softmax(-1).flatten(2, 3) @ v  # (B, K, G*T, D)
+    heads = heads.unflatten(2, (-1, queries)).flatten(1, 2)  # (B, H, T, D)
+    return heads.transpose(1, 2).flatten(2) @ w_o  # (B, T, C)
 
 
 def generate(
@@ -113,20 +123,20 @@ def generate(
     """
     tokens = [prompt]
     done = torch.zeros(len(prompt), dtype=torch.bool, device=prompt.device)
-    new = prompt
-    for _ in range(max_new_tokens):
-        new = step(new)[:, -1].argmax(-1, keepdim=True)  # (B, 1)
+    while len(tokens) <= max_new_tokens and not done.all():
+        new = step(tokens[-1])[:, -1].argmax(-1)  # (B,)
         if eos is not None:
-            new = new.masked_fill(done[:, None], eos)
-            done = done | (new[:, 0] == eos)
-        tokens.append(new)
-        if done.all():
-            break
+            new = new.masked_fill(done, eos)
+            done = done | (new == eos)
+        tokens.append(new[:, None])
     return torch.cat(tokens, dim=1)
 
 
 class SlidingWindowCache:
-    """Keys and values of the last `window` tokens, in a ring (Beltagy et al. 2020, section 3.1; Jiang et al. 2023)."""
+    """Keys and values of the last `window` tokens, in a ring (Beltagy et al. 2020, section 3.1; Jiang et al. 2023).
+
+    batch is B, n_kv_heads K, head_dim D.
+    """
 
     def __init__(
         self,
@@ -140,19 +150,19 @@ class SlidingWindowCache:
     ) -> None:
         self._keys = torch.zeros(batch, n_kv_heads, window, head_dim, dtype=dtype, device=device)
         self._values = torch.zeros_like(self._keys)
-        self._window = window
-        self.length = 0
+        self._window, self._seen = window, 0
 
     @torch.no_grad()
     def update(self, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Takes one token's k and v, each (B, K, 1, D); returns the last min(length, window), oldest first."""
-        slot = self.length % self._window
+        slot = self._seen % self._window
         self._keys[:, :, slot] = k[:, :, 0]
         self._values[:, :, slot] = v[:, :, 0]
-        self.length += 1
-        if self.length <= self._window:
-            return self._keys[:, :, : self.length], self._values[:, :, : self.length]
-        return self._keys.roll(-slot - 1, dims=2), self._values.roll(-slot - 1, dims=2)
+        self._seen += 1
+        if self._seen <= self._window:
+            return self._keys[:, :, : self._seen], self._values[:, :, : self._seen]
+        oldest = slot + 1
+        return self._keys.roll(-oldest, dims=2), self._values.roll(-oldest, dims=2)
 
 
 def _split(x: torch.Tensor, heads: int) -> torch.Tensor:
