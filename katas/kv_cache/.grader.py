@@ -149,22 +149,25 @@ def test_cache_apart(attempt, rng):
     check_values(attempt, cache_scenario(rng, play, kernel, (2, 1, 3, 2)))
 
 
+def in_place(m, first, now, when):
+    """Both results of an update begin where those of an earlier one began."""
+    for name, one, other in zip(("keys", "values"), first, now, strict=True):
+        same = m.backend.shares_storage(one, other) and one.storage_offset() == other.storage_offset()
+        m.check(same, f"the {name} {when} are not where those of update 1 are: they were copied or moved")
+
+
 @level(1, only=("torch",))
 def test_cache_storage(attempt, rng):
     """the results are views of buffers allocated once: the same storage at every call"""
     lengths = (1, 3, 200, 396)
 
     def play(m, **arrays):
-        cache, results, before = made(m, size=sum(lengths)), [], 0
+        cache, before, first = made(m, size=sum(lengths)), 0, None
         for i, T in enumerate(lengths):
-            results.append(append(m, cache, arrays[f"k{i}"], arrays[f"v{i}"], before))
+            out = append(m, cache, arrays[f"k{i}"], arrays[f"v{i}"], before)
             before += T
-        cache.reset()
-        results.append(append(m, cache, arrays["k0"], arrays["v0"], 0))
-        for i, (keys, values) in enumerate(results[1:], 2):
-            for name, first, now in (("keys", results[0][0], keys), ("values", results[0][1], values)):
-                same = m.backend.shares_storage(first, now) and first.storage_offset() == now.storage_offset()
-                m.check(same, f"the {name} of update {i} are not where those of update 1 are: new storage, or moved")
+            first = first or out
+            in_place(m, first, out, f"of update {i + 1}")
         return {}
 
     check_play(attempt, cache_scenario(rng, play, lengths=lengths))
@@ -173,7 +176,7 @@ def test_cache_storage(attempt, rng):
 def next_update(m, k, v, before):
     """What one more update costs, after updates of so many times these tokens."""
     new = k.shape[2]
-    cache = made(m, size=new * (sum(before) + 1))
+    cache = made(m, size=new * (sum(before) + 2))
     for times in before:
         cache.update(m.to(np.tile(k, (1, 1, times, 1))), m.to(np.tile(v, (1, 1, times, 1))))
     k, v = m.to(k), m.to(v)
@@ -228,15 +231,17 @@ def test_cache_given(attempt, rng):
 
 @level(1, only=("torch",))
 def test_cache_reset(attempt, rng):
-    """after reset the cache is empty"""
+    """after reset the cache is empty, and its buffers are the same"""
 
     def play(m, k0, v0, k1, v1):
         cache = made(m)
-        append(m, cache, k0, v0, 0)
+        before = append(m, cache, k0, v0, 0)
         m.step("reset")
         cache.reset()
         m.check(cache.length == 0, f"after reset the length is {cache.length}")
-        return seen(m, *append(m, cache, k1, v1, 0))
+        out = append(m, cache, k1, v1, 0)
+        in_place(m, before, out, "after reset")
+        return seen(m, *out)
 
     check_values(attempt, cache_scenario(rng, play, lambda k0, v0, k1, v1: joined0(k1, v1), (3, 2)))
 
@@ -502,21 +507,25 @@ def attend(m, function, x, given, cache):
     return out
 
 
-@functools.lru_cache(maxsize=4)
-def whole(function, options):
-    """Compiled as a whole, the same object for the same call; in pieces where it does not trace."""
+def compiled(function):
+    """Under JAX's jit; operation by operation where that fails because a value decides what Python does."""
     import jax
 
-    pieces = functools.partial(function, **dict(options))
-    compiled = jax.jit(pieces)
+    fast = jax.jit(function)
 
     def call(*args):
         try:
-            return compiled(*args)
+            return fast(*args)
         except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError):
-            return pieces(*args)
+            return function(*args)
 
     return call
+
+
+@functools.lru_cache(maxsize=4)
+def whole(function, options):
+    """The same object for the same call, so that it is compiled once."""
+    return compiled(functools.partial(function, **dict(options)))
 
 
 def attention_of(m, options):
@@ -566,26 +575,32 @@ def test_prefill(attempt, rng):
 @level(2)
 def test_single_steps(attempt, rng):
     """token by token it equals attention over all of them, up to the last slot"""
-    check_values(attempt, attention_scenario(rng, (1,) * 6, spare=0))
     check_values(attempt, attention_scenario(rng, (1,) * 6), dtypes=DTYPES[attempt.framework])
-    check_values(attempt, attention_scenario(rng, (3, 1, 1, 1), ALIKE))
+    check_values(attempt, attention_scenario(rng, (3, 1, 1, 1), ALIKE, spare=0))
+
+
+def cut(sizes, total):
+    """Chunks of these sizes, as many as go into the total, the last one cut."""
+    stops = np.minimum(np.cumsum(sizes), total)
+    return tuple(int(size) for size in np.diff(stops, prepend=0) if size)
 
 
 @level(2)
 def test_chunks(attempt, rng, seed):
     """in chunks of any sizes too: query i of a chunk sees what came before and the keys j <= i of its own"""
     check_values(attempt.directly, attention_scenario(rng, (4, 1, 1)), dtypes=("float32",))
-    every = (HEADS, ALIKE, SHARED) if attempt.framework == "torch" else (HEADS,)
+    some = {"jax": (1, 2, 3)}.get(attempt.framework, (1, 2, 3, 4, 5))  # each size is a program to compile
+    every = {"jax": (HEADS,)}.get(attempt.framework, (HEADS, ALIKE, SHARED))
     start = rng.integers(2**32)
 
     def judge(drawn):
-        options, cuts = drawn
-        sizes = zip((0, *sorted(cuts)), (*sorted(cuts), 6), strict=True)
-        scenario = attention_scenario(np.random.default_rng(start), tuple(b - a for a, b in sizes), options)
+        options, sizes = drawn
+        scenario = attention_scenario(np.random.default_rng(start), cut(sizes, 6), options)
         check_values(attempt, scenario, dtypes=("float32",))
 
-    drawn = st.tuples(st.sampled_from(every), st.sets(st.integers(1, 5)))
-    for_all(attempt, drawn, judge, seed=seed, describe=lambda d: f"{d[0]}, 6 tokens cut after {sorted(d[1])}")
+    judge((HEADS, (2, 3, 1)))
+    drawn = st.tuples(st.sampled_from(every), st.lists(st.sampled_from(some), min_size=6, max_size=6))
+    for_all(attempt, drawn, judge, seed=seed, describe=lambda d: f"{d[0]}, 6 tokens in chunks {cut(d[1], 6)}")
 
 
 @level(2)
@@ -635,7 +650,7 @@ def test_attention_pure(attempt, rng):
 @level(2)
 def test_large_logits(attempt, rng):
     """logits of 150 and of -150 do no harm: a softmax does not change when all logits of a row are shifted"""
-    scenario = attention_scenario(rng, (4, 1, 1))
+    scenario = attention_scenario(rng, (3, 2, 1))
     arrays = {name: x.copy() for name, x in scenario.arrays.items()}
     H, D = MODEL["H D"]
     arrays["x"][..., 0] = 8
@@ -684,7 +699,8 @@ def gradient_scenario(rng, chunks, framework, reading="own"):
 
         m.step(f"the gradient of cached_attention over chunks {chunks}")
         gradient = jax.grad(total, argnums=tuple(range(5)))
-        return (jax.jit(gradient) if m.backend.whole else gradient)(m.to(x), *(m.to(w[name]) for name in WEIGHTS))
+        gradient = compiled(gradient) if m.backend.whole else gradient
+        return gradient(m.to(x), *(m.to(w[name]) for name in WEIGHTS))
 
     def play(m, **arrays):
         found = (in_torch if m.framework == "torch" else in_jax)(m, **arrays)
@@ -706,7 +722,7 @@ def gradient_scenario(rng, chunks, framework, reading="own"):
 @level(2)
 def test_attention_gradients(attempt, rng):
     """the gradient, if one is recorded, is right; whether it reaches what lies in the cache is free"""
-    for chunks in ((6,), (4, 2)):
+    for chunks in {"jax": ((4, 2),)}.get(attempt.framework, ((6,), (4, 2))):
         seed = rng.integers(2**32)
         scenarios = [
             gradient_scenario(np.random.default_rng(seed), chunks, attempt.framework, reading)
@@ -773,10 +789,10 @@ def test_traces_once(attempt, rng):
             traced.append(1)
             return m.cached_attention(x, *given, cache, **HEADS)
 
-        cache, compiled = empty(m, len(x), HEADS, 12), jax.jit(step)
+        cache, fast = empty(m, len(x), HEADS, 12), jax.jit(step)
         for i in range(10):
             m.step(f"single step {i + 1} under jit")
-            _, cache = compiled(m.to(np.ascontiguousarray(x[:, i % 6 : i % 6 + 1])), cache)
+            _, cache = fast(m.to(np.ascontiguousarray(x[:, i % 6 : i % 6 + 1])), cache)
         m.check(len(traced) == 1, f"ten single steps are traced {len(traced)} times: does a shape or a type change?")
         return {}
 
@@ -787,7 +803,7 @@ def test_traces_once(attempt, rng):
 @level(2)
 def test_attention_from_scratch(attempt, rng):
     """attention is made from its parts"""
-    check_from_scratch(attempt, attention_scenario(rng, (4, 1)))
+    check_from_scratch(attempt.directly, attention_scenario(rng, (4, 1)))
 
 
 class Step:
