@@ -28,7 +28,7 @@ SHARED = {"n_heads": 4, "n_kv_heads": 1}
 SECONDS = 40.0  # for a check whose programs JAX compiles, on a slow machine
 DTYPES = {"torch": ("float32", "float64", "bfloat16"), "jax": ("float32", "bfloat16")}
 WEIGHTS = ("w_q", "w_k", "w_v", "w_o")
-VOCABULARY = 11
+VOCABULARY, EOS = 11, 4
 
 
 def nothing(**arrays):
@@ -898,14 +898,20 @@ def test_generate_values(attempt, rng):
 @level(3, only=("torch",))
 def test_generate_eos(attempt, rng):
     """a row that has produced eos is filled with it, and all end when the last has"""
-    for ends, eos in (((3,), 4), ((1, 5, 3), 4), ((4, 4), 4), ((1, 1), 4), ((2, 1, 6), 0)):
-        check_values(attempt, generation(rng, ends, 12, eos), dtypes=("float32",))
+    for ends in ((3,), (1, 5, 3), (4, 4), (1, 1)):
+        check_values(attempt, generation(rng, ends, 12, EOS), dtypes=("float32",))
+
+
+@level(3, only=("torch",))
+def test_generate_eos_zero(attempt, rng):
+    """eos may be token 0"""
+    check_values(attempt, generation(rng, (2, 1, 6), 12, eos=0), dtypes=("float32",))
 
 
 @level(3, only=("torch",))
 def test_generate_calls(attempt, rng):
     """n new tokens take n calls of step, max_new_tokens=0 none"""
-    for new, eos in ((1, None), (2, 4), (0, None), (0, 4)):
+    for new, eos in ((1, None), (2, EOS), (0, None), (0, EOS)):
         check_values(attempt, generation(rng, (1, 2), new, eos), dtypes=("float32",))
 
 
@@ -919,9 +925,9 @@ def test_generate_ragged(attempt, rng, seed):
         check_values(attempt, generation(np.random.default_rng(start), ends, new, eos, prompt), dtypes=("float32",))
 
     for ends, new in itertools.product(itertools.product((1, 2, 3), repeat=2), range(5)):
-        judge((ends, new, 4, 2))
+        judge((ends, new, EOS, 2))
     ends = st.lists(st.integers(1, 8), min_size=1, max_size=4)
-    drawn = st.tuples(ends, st.integers(0, 7), st.sampled_from((None, 0, 4, VOCABULARY - 1)), st.integers(1, 3))
+    drawn = st.tuples(ends, st.integers(0, 7), st.sampled_from((None, 0, EOS, VOCABULARY - 1)), st.integers(1, 3))
     for_all(
         attempt,
         drawn,
@@ -934,7 +940,7 @@ def test_generate_ragged(attempt, rng, seed):
 @level(3, only=("torch",))
 def test_generate_parity(attempt, rng, places):
     """tokens stay where the prompt is"""
-    check_parity(attempt, generation(rng, (3, 1, 5, 5), 12, 4), places)
+    check_parity(attempt, generation(rng, (3, 1, 5, 5), 12, EOS), places)
 
 
 def window_scenario(rng, window, steps, apart=False):

@@ -7,7 +7,10 @@ import torch
 
 
 class KVCache:
-    """Keys and values of all tokens so far, in buffers (B, K, max_len, D) allocated once (Pope et al. 2022, section 2.1)."""
+    """Keys and values of all tokens so far, in buffers allocated once (Pope et al. 2022, section 2.1).
+
+    batch is B, n_kv_heads K, max_len the tokens that fit, head_dim D. `length` counts the tokens in the cache.
+    """
 
     def __init__(
         self,
@@ -46,9 +49,9 @@ def cached_attention(
 ) -> torch.Tensor:
     """Causal attention of the new tokens to all tokens so far, with grouped heads (Ainslie et al. 2023, section 2.2).
 
-    x (B, T, C): the new tokens alone; w_q (C, H*D), w_k and w_v (C, K*D), w_o (H*D, C). n_heads is H, n_kv_heads is K
-    (None: H). Appends the new keys and values to the cache. Returns (B, T, C): the last T positions of causal
-    attention over all tokens.
+    x (B, T, C): the new tokens alone; w_q (C, H*D), w_k and w_v (C, K*D), w_o (H*D, C), of the cache's dtype. n_heads
+    is H, n_kv_heads is K (None: H). Appends the new keys and values to the cache. Returns (B, T, C): the last T
+    positions of causal attention over all tokens.
     """
     raise NotImplementedError("kv_cache")
 
@@ -66,7 +69,10 @@ def generate(
 
 
 class SlidingWindowCache:
-    """Keys and values of the last `window` tokens, in a ring (Beltagy et al. 2020, section 3.1; Jiang et al. 2023)."""
+    """Keys and values of the last `window` tokens, in a ring (Beltagy et al. 2020, section 3.1; Jiang et al. 2023).
+
+    batch is B, n_kv_heads K, head_dim D.
+    """
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""A key/value cache as a pytree: allocated once, updated functionally, and attention that reads it, under one trace."""
+"""A key/value cache as a pytree: allocated once, updated functionally, and attention that reads it, traced once."""
 
 import math
 from typing import NamedTuple
@@ -16,12 +16,12 @@ class Cache(NamedTuple):
 
 
 def init_cache(batch: int, n_kv_heads: int, max_len: int, head_dim: int, dtype: jnp.dtype) -> Cache:
-    """An empty cache for max_len tokens (Pope et al. 2022, section 2.1)."""
+    """An empty cache with room for max_len tokens (Pope et al. 2022, section 2.1)."""
     raise NotImplementedError("kv_cache")
 
 
 def update_cache(cache: Cache, k: jax.Array, v: jax.Array) -> Cache:
-    """The cache with k and v, each (B, K, T, D), appended; they must fit."""
+    """The cache with k and v, each (B, K, T, D) and of its dtype, appended; they must fit."""
     raise NotImplementedError("kv_cache")
 
 
@@ -38,8 +38,8 @@ def cached_attention(
 ) -> tuple[jax.Array, Cache]:
     """Causal attention of the new tokens to all tokens so far, with grouped heads (Ainslie et al. 2023, section 2.2).
 
-    x (B, T, C): the new tokens alone; w_q (C, H*D), w_k and w_v (C, K*D), w_o (H*D, C). n_heads is H, n_kv_heads is K
-    (None: H). Returns (out, cache): out (B, T, C), the last T positions of causal attention over all tokens, and the
-    cache with the new ones.
+    x (B, T, C): the new tokens alone; w_q (C, H*D), w_k and w_v (C, K*D), w_o (H*D, C), of the cache's dtype. n_heads
+    is H, n_kv_heads is K (None: H). Returns (out, cache): out (B, T, C), the last T positions of causal attention over
+    all tokens, and the cache with the new ones.
     """
     raise NotImplementedError("kv_cache")
