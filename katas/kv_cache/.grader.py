@@ -17,6 +17,7 @@ from graders.checks import (
     check_values,
     for_all,
 )
+from graders.guards import kind
 from graders.kernels import kv_cache as kernels
 
 AXES = Dims(B=2, K=3, L=9, D=5)
@@ -47,9 +48,13 @@ def made(m, name="KVCache", size=AXES.sizes["L"]):
     return getattr(m, name)(B, K, size, D, dtype=m.dtype, device=m.device)
 
 
+def what(out):
+    return "None (no return on this path?)" if out is None else kind(out)
+
+
 def pair(m, out):
     """What an update returned, as (keys, values)."""
-    m.check(isinstance(out, tuple | list) and len(out) == 2, "update should return (keys, values)")
+    m.check(isinstance(out, tuple | list) and len(out) == 2, f"update returns {what(out)}, expected (keys, values)")
     return out
 
 
@@ -508,7 +513,10 @@ def attend(m, function, x, given, cache):
     out = function(x, *given, cache)
     if m.framework == "torch":
         return out, cache
-    m.check(isinstance(out, tuple | list) and len(out) == 2, "cached_attention should return (out, cache)")
+    m.check(
+        isinstance(out, tuple | list) and len(out) == 2,
+        f"cached_attention returns {what(out)}, expected (out, cache)",
+    )
     return out
 
 
@@ -859,10 +867,11 @@ def generation(rng, ends, new, eos=None, prompt=4):
     start = rng.integers(0, VOCABULARY, size=(2, rows, prompt))
     start = np.where(start == eos, (start + 1) % VOCABULARY, start)
 
-    def once(m, table, start, what):
+    def once(m, table, start, when):
         model = language(table, prompt, ends, eos)
         step = Step(m, rows, model)
-        m.step(f"generate, {new} new tokens at most, from prompts ({rows}, {prompt}), eos={eos}{what}")
+        ending = "" if eos is None else f"; eos is new token {', '.join(map(str, ends))} of its row"
+        m.step(f"generate from ({rows}, {prompt}) tokens, max_new_tokens={new}, eos={eos}{ending}{when}")
         options = {} if eos is None else {"eos": eos}
         found = m.array(m.generate(step, m.to(start, "prompt"), new, **options), "the result", dtype="int64")
         right = kernels.greedy(model, start, new, eos)
