@@ -124,6 +124,13 @@ def test_a_wrong_option_is_one_clear_error(arguments, said):
     assert "Traceback" not in shown
 
 
+def test_of_several_katas_those_in_the_framework_are_graded():
+    code, shown = run("katas/attention", "katas/lora", "--solution", "--framework", "numpy", "--level", "1")
+    assert code == 0, shown
+    assert shown.startswith("Attention, NumPy")
+    assert "LoRA" not in shown
+
+
 def test_the_stand_in_is_a_device():
     code, shown = run("katas/attention", "--solution", "--device", "stand-in", "--level", "1")
     assert code == 0, shown
