@@ -1005,26 +1005,6 @@ def test_window_apart(attempt, rng):
 
 
 @level(4, only=("torch",))
-def test_window_given(attempt, rng):
-    """the caller's k and v are copied in: a buffer that the caller uses again does not change the window"""
-
-    def play(m, k, v):
-        cache = made(m, "SlidingWindowCache", 3)
-        one, two = m.to(k[0]), m.to(v[0])
-        m.step("the caller gives the same k and v at each update, with new contents")
-        for t in range(len(k)):
-            one.copy_(m.to(k[t]))
-            two.copy_(m.to(v[t]))
-            out = pair(m, cache.update(one, two))
-        return seen(m, *out)
-
-    def kernel(k, v):
-        return joined0(*(np.concatenate(list(x[-3:]), axis=2) for x in (k, v)))
-
-    check_values(attempt, replace(window_scenario(rng, 3, 5), play=play, kernel=kernel), dtypes=("float32",))
-
-
-@level(4, only=("torch",))
 def test_window_storage(attempt, rng):
     """storage is O(window), however long the run"""
     window, run = 4, 1024
