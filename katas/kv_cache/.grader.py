@@ -299,18 +299,15 @@ def test_cache_errors(attempt, rng):
 
 
 def history(deeds, size):
-    """(deed, start, stop, fits) for each deed; the n-th token ever offered is the n-th of a long text."""
-    length = offered = 0
-    held = []
+    """For each deed: itself, which tokens of a long text are held after it, whether it fits, tokens offered so far."""
+    held, offered = [], 0
     for deed in deeds:
-        fits = deed == "reset" or length + deed <= size
+        fits = deed == "reset" or len(held) + deed <= size
         if deed == "reset":
-            length, held = 0, []
+            held = []
         else:
-            taken = list(range(offered, offered + deed))
+            held = held + list(range(offered, offered + deed)) if fits else held
             offered += deed
-            held = held + taken if fits else held
-            length = len(held)
         yield deed, held, fits, offered
 
 
