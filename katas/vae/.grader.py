@@ -1,0 +1,807 @@
+"""The hidden grader of the VAE kata."""
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+
+from graders import level
+from graders.checks import (
+    Case,
+    Dims,
+    Scenario,
+    budget,
+    check_dtype,
+    check_from_scratch,
+    check_gradients,
+    check_numerical_gradients,
+    check_parity,
+    check_play,
+    check_shape,
+    check_values,
+)
+from graders.checks.values import run
+from graders.errors import Mismatch
+from graders.guards import kind
+from graders.kernels import vae as kernels
+
+AXES = Dims(B=6, X=7, Z=3, H=11, S=5)
+TINY = Dims(B=2, X=4, Z=3)
+DIGITS = {"z_dim": 8, "hidden": 128, "steps": 800, "batch_size": 128, "lr": 5e-3}
+SMALL = {"z_dim": 3, "hidden": 11, "steps": 4, "batch_size": 16, "lr": 0.01}
+# Nats a held-out digit. Measured over 20 seeds: a right fit -24.0 to -24.6, other nonlinearities down to -25.1;
+# detached latents or a likelihood averaged over the pixels -26.8 to -27.4; without the KL below -90.
+THRESHOLD = -25.8
+EMPTY, FULL = 0.5, 10.0  # the KL of a right fit is 2.5 to 4 nats
+SURE = 7.0  # standard errors of a mean that a right attempt never strays
+
+
+@dataclass(frozen=True)
+class Call(Case):
+    """A case whose gradients are asked of some arguments: the noise and the images are data."""
+
+    toward: tuple[int, ...] = ()
+
+    def wrt(self):
+        return list(self.toward)
+
+
+def latents(rng, dims=AXES, scale=1.0):
+    return scale * dims.normal(rng, "B Z"), scale * dims.normal(rng, "B Z")
+
+
+def pixels(rng, dims=AXES):
+    """Between 0 and 1, about a third of them at the ends."""
+    return np.clip(rng.uniform(-0.25, 1.25, size=dims["B X"]), 0, 1)
+
+
+def logits(rng, dims=AXES):
+    return np.clip(3 * dims.normal(rng, "B X"), -15, 15)
+
+
+def draw(mu, logvar, eps):
+    kernel, backward = kernels.reparameterize, kernels.reparameterize_backward
+    return Call("reparameterize", (mu, logvar, eps), kernel, backward, toward=(0, 1))
+
+
+def divergence(mu, logvar):
+    kernel, backward = kernels.kl_standard_normal, kernels.kl_standard_normal_backward
+    return Call("kl_standard_normal", (mu, logvar), kernel, backward, toward=(0, 1))
+
+
+def likelihood(x, given):
+    kernel, backward = kernels.bernoulli_log_prob, kernels.bernoulli_log_prob_backward
+    return Call("bernoulli_log_prob", (x, given), kernel, backward, toward=(1,))
+
+
+def bound(rng, dims=AXES, **options):
+    args = (pixels(rng, dims), logits(rng, dims), *latents(rng, dims))
+    return Call("elbo", args, kernels.elbo, kernels.elbo_backward, options, toward=(1, 2, 3))
+
+
+def importance(log_w):
+    return Call("iwae_bound", (log_w,), kernels.iwae_bound, kernels.iwae_bound_backward, toward=(0,))
+
+
+def arranged(rng, shape, layout):
+    """An array that is transposed in memory, or every second entry of a larger one."""
+    if layout == "transposed":
+        return rng.normal(size=shape[::-1]).T
+    return rng.normal(size=(shape[0], 2 * shape[1]))[:, ::2]
+
+
+def no_kernel(**arrays):
+    return {}
+
+
+def nothing(arrays, name, play, draws=True):
+    """A scenario that checks what it must on the way."""
+    return Scenario(name, arrays, play, no_kernel, draws=draws)
+
+
+class Model:
+    """The person's VAE with parameters drawn anew, so that no initialisation makes it degenerate.
+
+    In PyTorch the module, in JAX functions over its parameters.
+    """
+
+    def __init__(self, m, sizes=AXES):
+        self.m = m
+        widths = sizes["X Z H"]
+        noise = np.random.default_rng(sum(widths))
+        if m.framework == "torch":
+            m.step("VAE(x_dim={}, z_dim={}, hidden={})".format(*widths))
+            self.native = m.VAE(*widths).to(device=m.device, dtype=m.dtype)
+            self._redraw(noise)
+        else:
+            import jax
+
+            m.step("init(key, x_dim={}, z_dim={}, hidden={})".format(*widths))
+            params = m.init(jax.random.key(3), *widths)
+            self.native = jax.tree.map(lambda p: m.to(0.5 * noise.normal(size=p.shape)), params)
+
+    def _redraw(self, noise):
+        import torch
+
+        with torch.no_grad():
+            for p in self.native.parameters():
+                p.copy_(self.m.to(0.5 * noise.normal(size=tuple(p.shape))))
+
+    def encode(self, x):
+        """(mu, logvar) as the framework's arrays."""
+        return posterior(self.m, self._call("encode", x))
+
+    def decode(self, z):
+        return self._call("decode", z)
+
+    def _call(self, name, x):
+        if self.m.framework == "torch":
+            return getattr(self.native, name)(x)
+        return self.m.compiled(getattr(self.m, name))(self.native, x)
+
+
+def posterior(m, out):
+    m.check(isinstance(out, tuple | list), f"encode returns {kind(out)}, expected (mu, logvar)")
+    m.check(len(out) == 2, f"encode returns {len(out)} values, expected (mu, logvar)")
+    return out
+
+
+def near(got, expected, scale=0.0):
+    """Equal but for a hundred roundings of the largest entry: the same formula through another route."""
+    wide = expected.astype(np.float64)
+    allowed = budget(wide, expected, 12 * max(float(np.abs(wide).max(initial=0)), scale))
+    return got.shape == expected.shape and bool((np.abs(got.astype(np.float64) - wide) <= allowed).all())
+
+
+def shown(array):
+    return np.array2string(np.asarray(array, np.float64).reshape(-1)[:4], precision=5)
+
+
+def model_arrays(rng):
+    B, Z = AXES["B Z"]
+    return {"x": pixels(rng), "eps": rng.normal(size=(B, Z)), "z": rng.normal(size=(4, Z)), "more": pixels(rng)}
+
+
+@level(1)
+def test_latent_shape(attempt, rng):
+    """reparameterize returns (B, Z), kl_standard_normal (B,)"""
+    check_shape(attempt, draw(*latents(rng), AXES.normal(rng, "B Z")), AXES, "B Z")
+    check_shape(attempt, divergence(*latents(rng)), AXES, "B")
+
+
+@level(1)
+def test_latent_dtype(attempt, rng):
+    """results have the dtype of the inputs"""
+    check_dtype(attempt, draw(*latents(rng), AXES.normal(rng, "B Z")))
+    check_dtype(attempt, divergence(*latents(rng)))
+
+
+@level(1)
+def test_reparameterize_values(attempt, rng):
+    """z = mu + exp(logvar / 2) eps, with the eps that is given"""
+    check_values(attempt, draw(*latents(rng), AXES.normal(rng, "B Z")), dtypes=attempt.backend.dtypes)
+
+
+def monte_carlo(rng, samples=20_000):
+    """The mean of log q(z) - log p(z) over the person's own draws, against the person's own KL."""
+
+    def play(m, mu, logvar, eps):
+        found = m.array(m.kl_standard_normal(m.to(mu[:1]), m.to(logvar[:1])), "kl_standard_normal", shape=(1,))
+        many = [np.repeat(x[:1], samples, axis=0) for x in (mu, logvar)]
+        z = m.array(m.reparameterize(*(m.to(x) for x in (*many, eps))), "reparameterize", shape=eps.shape)
+        ratio = kernels.log_normal_ratio(*(x.astype(np.float64) for x in (z, *many)))
+        error = ratio.std() / np.sqrt(samples)
+        m.check(
+            abs(ratio.mean() - float(found[0])) <= SURE * error,
+            "the KL is not the mean of log q(z) - log p(z) over draws z = reparameterize(mu, logvar, eps)",
+        )
+        return {}
+
+    mu, logvar = latents(rng)
+    return nothing({"mu": mu, "logvar": logvar, "eps": rng.normal(size=(samples, mu.shape[1]))}, "KL", play, False)
+
+
+@level(1)
+def test_kl_values(attempt, rng):
+    """KL(N(mu, exp(logvar)) || N(0, 1)), summed over the latents, in closed form and over draws"""
+    check_values(attempt, divergence(*latents(rng)), dtypes=attempt.backend.dtypes)
+    zero = np.zeros(AXES["B Z"])
+    check_values(attempt, divergence(zero, zero))
+    check_play(attempt, monte_carlo(rng))
+
+
+@level(1)
+def test_kl_extremes(attempt, rng):
+    """right for logvar from -40 to 20, and means far out"""
+    mu, logvar = latents(rng, scale=20.0)
+    logvar = np.clip(logvar, -40, 20)
+    logvar[0], logvar[1] = 20.0, -40.0
+    check_values(attempt, divergence(mu, logvar))
+    mu, logvar = latents(rng, scale=1e-2)
+    check_values(attempt, divergence(mu, logvar - 30))
+
+
+@level(1)
+def test_latent_gradients(attempt, rng):
+    """mu and logvar get their gradients, through the draw and through the KL"""
+    check_numerical_gradients(attempt, draw(*latents(rng, TINY), TINY.normal(rng, "B Z")), rng)
+    check_gradients(attempt, draw(*latents(rng), AXES.normal(rng, "B Z")), rng)
+    check_numerical_gradients(attempt, divergence(*latents(rng, TINY)), rng)
+    check_gradients(attempt, divergence(*latents(rng)), rng)
+
+
+@level(1)
+def test_latent_edges(attempt, rng):
+    """one row, one latent, no rows, and inputs that are transposed or strided"""
+    for shape in ((1, 4), (3, 1), (0, 4)):
+        three = [rng.normal(size=shape) for _ in range(3)]
+        check_values(attempt, draw(*three), dtypes=("float32",))
+        check_values(attempt, divergence(*three[:2]), dtypes=("float32",))
+    for layout in ("transposed", "strided"):
+        three = [arranged(rng, AXES["B Z"], layout) for _ in range(3)]
+        check_values(attempt, draw(*three), dtypes=("float32",))
+        check_values(attempt, divergence(*three[:2]), dtypes=("float32",))
+
+
+@level(1)
+def test_latent_parity(attempt, rng, places):
+    """they give the same in every place, forward and backward"""
+    check_parity(attempt, draw(*latents(rng), AXES.normal(rng, "B Z")), places)
+    check_parity(attempt, divergence(*latents(rng)), places)
+
+
+@level(1)
+def test_from_scratch(attempt, rng):
+    """the file stays within its framework"""
+    check_from_scratch(attempt, draw(*latents(rng), AXES.normal(rng, "B Z")), divergence(*latents(rng)))
+
+
+@level(2)
+def test_elbo_shape(attempt, rng):
+    """bernoulli_log_prob and elbo return (B,)"""
+    check_shape(attempt, likelihood(pixels(rng), logits(rng)), AXES, "B")
+    check_shape(attempt, bound(rng), AXES, "B")
+
+
+@level(2)
+def test_elbo_dtype(attempt, rng):
+    """results have the dtype of the inputs"""
+    check_dtype(attempt, likelihood(pixels(rng), logits(rng)))
+    check_dtype(attempt, bound(rng, beta=0.3))
+
+
+@level(2)
+def test_bernoulli_values(attempt, rng):
+    """x log p + (1 - x) log(1 - p), p = sigmoid(logits), summed over the pixels, for every x in [0, 1]"""
+    binary = (pixels(rng) > 0.5).astype(float)
+    check_values(attempt, likelihood(binary, logits(rng)))
+    check_values(attempt, likelihood(pixels(rng), logits(rng)))
+
+
+@level(2)
+def test_bernoulli_large_logits(attempt, rng):
+    """right for logits of 1e4 in float32, forward and backward"""
+    x, signs = np.round(pixels(rng) * 8) / 8, rng.choice([-1.0, 1.0], size=AXES["B X"])
+    far = likelihood(x, signs * rng.choice([1e4, 1e3, 100.0], size=signs.shape))
+    sure = likelihood((signs > 0).astype(float), signs * 1e4)
+    for case in (far, sure):
+        check_values(attempt, case, dtypes=("float32",))
+    check_gradients(attempt, far, rng)
+
+
+@level(2)
+def test_elbo_values(attempt, rng):
+    """the likelihood less beta times the KL, beta = 1 if it is left out"""
+    check_values(attempt, bound(rng))
+    for beta in (0.3, 4.0, 0.0):
+        check_values(attempt, bound(rng, beta=beta))
+
+
+@level(2)
+def test_elbo_gradients(attempt, rng):
+    """logits, mu and logvar get their gradients"""
+    check_numerical_gradients(attempt, bound(rng, TINY, beta=0.3), rng)
+    check_gradients(attempt, bound(rng, beta=0.3), rng)
+    check_gradients(attempt, likelihood(pixels(rng), logits(rng)), rng)
+
+
+@level(2)
+def test_elbo_edges(attempt, rng):
+    """one image, one pixel, and inputs that are transposed or strided"""
+    for dims in (Dims(B=1, X=4, Z=3), Dims(B=3, X=1, Z=2)):
+        check_values(attempt, bound(rng, dims), dtypes=("float32",))
+    for layout in ("transposed", "strided"):
+        x, given = (arranged(rng, AXES["B X"], layout) for _ in range(2))
+        np.clip(x, 0, 1, out=x)
+        check_values(attempt, likelihood(x, given), dtypes=("float32",))
+
+
+@level(2)
+def test_elbo_parity(attempt, rng, places):
+    """they give the same in every place, forward and backward"""
+    check_parity(attempt, likelihood(pixels(rng), logits(rng)), places)
+    check_parity(attempt, bound(rng, beta=0.3), places)
+
+
+def shapes(m, x, eps, z, more):
+    """Everything a model gives, each of its shape, in the dtype and on the device under test."""
+    B, X, Z = AXES["B X Z"]
+    model = Model(m)
+    m.step("encode, then decode")
+    found = {
+        which: m.array(part, which, shape=(B, Z))
+        for which, part in zip(("mu", "logvar"), model.encode(m.to(x, "x")), strict=True)
+    }
+    found["the logits"] = m.array(model.decode(m.to(z, "z")), "decode's result", shape=(4, X))
+    if m.framework == "torch":
+        m.step("forward")
+        for noise in ((m.to(eps, "eps"),), ()):
+            out = model.native(m.to(x), *noise)
+            m.check(isinstance(out, tuple | list) and len(out) == 3, "forward does not return (logits, mu, logvar)")
+            for part, what, shape in zip(out, ("logits", "mu", "logvar"), ((B, X), (B, Z), (B, Z)), strict=True):
+                m.array(part, f"forward's {what}", shape=shape)
+        m.step("sample(5)")
+        m.array(model.native.sample(5), "sample(5)", shape=(5, X))
+    else:
+        import jax
+
+        m.step("loss")
+        m.array(m.compiled(m.loss)(model.native, jax.random.key(5), m.to(x)), "loss", shape=())
+    return found
+
+
+def as_it_is(attempt, arrays, name, play):
+    """A scenario whose right results are the person's own in float64, as far as float32 is off from them at home."""
+
+    def kernel(**given):
+        dtype = next(iter(given.values())).dtype.name
+        return run(attempt, Scenario(name, given, play, no_kernel, draws=True, dtype=dtype))
+
+    return Scenario(name, arrays, play, kernel, draws=True)
+
+
+@level(3)
+def test_vae_shape(attempt, rng):
+    """encode gives mu and logvar (B, Z), decode logits (B, X), and what builds on them its own shape"""
+    check_play(attempt.directly, nothing(model_arrays(rng), "the VAE", shapes))
+
+
+@level(3)
+def test_vae_dtype(attempt, rng):
+    """the model works in the dtype of its parameters"""
+    for dtype in attempt.backend.dtypes:
+        run(attempt.directly, nothing(model_arrays(rng), "the VAE", shapes).cast(dtype))
+
+
+def forward(m, x, eps, z, more):
+    """forward(x, eps) against its parts."""
+    model = Model(m)
+    m.step("forward(x, eps)")
+    logits, mu, logvar = (m.array(part, "forward's result") for part in model.native.eval()(m.to(x), m.to(eps, "eps")))
+    own_mu, own_logvar = (m.array(part, "encode's result") for part in model.encode(m.to(x)))
+    m.check(
+        near(mu, own_mu) and near(logvar, own_logvar), "forward's mu and logvar are not those that encode(x) gives"
+    )
+    again = m.array(model.native(m.to(x), m.to(eps))[0], "forward's logits")
+    m.check(np.array_equal(logits, again), "the same eps gives other logits the second time: is it used?")
+    right = m.array(model.decode(m.to(kernels.reparameterize(own_mu, own_logvar, eps))), "decode's result")
+    if not near(logits, right):
+        without = m.array(model.decode(m.to(own_mu)), "decode's result")
+        said = "forward's logits are not decode(reparameterize(mu, logvar, eps))"
+        said += ": they are decode(mu)" if near(logits, without) else ""
+        raise Mismatch(said, details=(("expected", shown(right)), ("got", shown(logits))))
+    m.step("forward(x), twice")
+    model.native.train()
+    free = [m.array(model.native(m.to(x))[0], "forward's logits") for _ in range(2)]
+    m.check(not np.array_equal(*free), "forward(x) without eps gives the same logits twice: it should draw its own")
+    return {}
+
+
+@level(3, only=("torch",))
+def test_vae_forward(attempt, rng):
+    """forward(x, eps) is decode(reparameterize(encode(x), eps)), and nothing else is drawn; without eps it draws"""
+    check_play(attempt, nothing(model_arrays(rng), "the VAE", forward))
+
+
+def slope(m, x, eps, z, more):
+    """The gradient of what the model computes, along one direction of its parameters, against central differences."""
+    model, noise = Model(m), np.random.default_rng(1)
+    step, weights = 1e-6, m.to(noise.normal(size=x.shape))
+    if m.framework == "torch":
+        own, differences = torch_slope(m, model, m.to(x), m.to(eps), weights, step, noise)
+    else:
+        own, differences = jax_slope(m, model, m.to(x), step, noise)
+    m.check(np.isfinite(own), "the gradient of the parameters is not finite")
+    what = "forward's logits" if m.framework == "torch" else "loss"
+    if not abs(own - differences) <= 1e-4 * max(abs(differences), 1e-2):
+        said = f"the parameters' gradient of {what} is not the slope of {what}: does z, or a part of it, pass none?"
+        raise Mismatch(said, details=(("expected", f"{differences:.6g}"), ("got", f"{own:.6g}")))
+    return {}
+
+
+def torch_slope(m, model, x, eps, weights, step, noise):
+    import torch
+
+    m.step("the gradient of forward's logits")
+    params = [p for p in model.native.eval().parameters() if p.requires_grad]
+    along = [m.to(noise.normal(size=tuple(p.shape))) for p in params]
+
+    def value():
+        return (model.native(x, eps)[0] * weights).sum()
+
+    now = value()
+    m.check(now.requires_grad, "no gradient reaches the parameters from forward's logits")
+    grads = torch.autograd.grad(now, params, allow_unused=True)
+    own = sum(float((g * a).sum()) for g, a in zip(grads, along, strict=True) if g is not None)
+    ends = []
+    with torch.no_grad():
+        for move in (step, -2 * step):
+            for p, a in zip(params, along, strict=True):
+                p.add_(a, alpha=move)
+            ends.append(float(value()))
+    return own, (ends[0] - ends[1]) / (2 * step)
+
+
+def jax_slope(m, model, x, step, noise):
+    import jax
+
+    m.step("the gradient of loss")
+    key, value = jax.random.key(11), jax.jit(m.loss)
+    along = jax.tree.map(lambda p: m.to(noise.normal(size=p.shape)), model.native)
+    grads = jax.jit(jax.grad(m.loss))(model.native, key, x)
+    own = sum(float((g * a).sum()) for g, a in zip(jax.tree.leaves(grads), jax.tree.leaves(along), strict=True))
+    above, below = (
+        float(value(jax.tree.map(lambda p, a, s=s: p + s * a, model.native, along), key, x)) for s in (step, -step)
+    )
+    return own, (above - below) / (2 * step)
+
+
+@level(3)
+def test_vae_gradients(attempt, rng):
+    """the gradient reaches every parameter, the encoder's through z"""
+    run(attempt, nothing(model_arrays(rng), "the VAE", slope).cast("float64"))
+
+
+def average_loss(m, x, eps, z, more, keys=2000):
+    """The mean of loss over many keys against -ELBO's, and against what it is often taken for."""
+    import jax
+
+    model = Model(m)
+    m.step(f"loss with {keys} keys")
+    many = jax.vmap(m.loss, (None, 0, None))(model.native, jax.random.split(jax.random.key(7), keys), m.to(x))
+    losses = m.array(many, "loss", shape=(keys,)).astype(np.float64)
+    m.check(losses.std() > 0, "loss is the same with every key: nothing is drawn")
+    again = m.array(m.loss(model.native, jax.random.key(7), m.to(x)), "loss")
+    m.check(again == m.array(m.loss(model.native, jax.random.key(7), m.to(x)), "loss"), "the same key, another loss")
+    mu, logvar = (m.array(part, "encode's result") for part in model.encode(m.to(x)))
+    noise = np.random.default_rng(13).normal(size=(keys, *mu.shape))
+    z = kernels.reparameterize(mu, logvar, noise.astype(mu.dtype)).reshape(-1, mu.shape[1])
+    logits = m.array(model.decode(m.to(z)), "decode's result").astype(np.float64)
+    terms = kernels.bernoulli_log_prob(np.tile(x.astype(np.float64), (keys, 1)), logits).reshape(keys, -1).mean(1)
+    kl = kernels.kl_standard_normal(mu.astype(np.float64), logvar.astype(np.float64)).mean()
+    right = kl - terms.mean()
+    error = SURE * np.hypot(losses.std(), terms.std()) / np.sqrt(keys)
+
+    def fits(value):
+        return abs(losses.mean() - value) <= error
+
+    # The sum over the batch trains as the mean does, but for the length of the steps.
+    if fits(right) or abs(losses.mean() / len(x) - right) <= error / len(x):
+        return {}
+    taken = {
+        "it is +ELBO, which training would make smaller": -right,
+        "the KL is missing": -terms.mean(),
+        "the likelihood is averaged over the pixels": kl - terms.mean() / x.shape[1],
+        "the KL is subtracted from the wrong side": -terms.mean() - kl,
+    }
+    why = next((f": {said}" for said, value in taken.items() if fits(value)), "")
+    raise Mismatch(
+        f"on average loss is not -ELBO, the mean over the batch{why}",
+        details=(("expected", f"{right:.4g}  over {keys} keys"), ("got", f"{losses.mean():.4g}")),
+    )
+
+
+@level(3, only=("jax",))
+def test_vae_loss(attempt, rng):
+    """loss is the mean over the batch of -ELBO, with a draw that the key alone decides"""
+    check_play(attempt, nothing(model_arrays(rng), "the VAE", average_loss))
+
+
+def prior_mean(m, model, width, count):
+    """The mean image of the prior, by the model's own decoder."""
+    z = np.random.default_rng(17).normal(size=(count, width))
+    logits = m.array(model.decode(m.to(z)), "decode's result").astype(np.float64)
+    return kernels.sigmoid(logits).mean(0)
+
+
+def sampling(m, x, eps, z, more, count=6000):
+    """sample's range, its generator, and its mean image."""
+    import torch
+
+    model = Model(m)
+
+    def draws(seed, n):
+        m.step(f"sample({n}, generator)")
+        return generated(torch.Generator(device=m.device).manual_seed(seed), n)
+
+    def generated(generator, n):
+        out = m.array(model.native.sample(n, generator=generator), "sample's result", shape=(n, x.shape[1]))
+        m.check(((out >= 0) & (out <= 1)).all(), "sample gives values outside [0, 1]: are they logits?")
+        return out
+
+    model.native.eval()
+    torch.manual_seed(1)
+    first = draws(5, 4)
+    torch.manual_seed(2)
+    m.check(np.array_equal(first, draws(5, 4)), "two generators with the same seed give different samples")
+    m.check(not np.array_equal(first, draws(6, 4)), "generators with different seeds give the same samples")
+    generator = torch.Generator(device=m.device).manual_seed(5)
+    both = [generated(generator, 4) for _ in range(2)]
+    m.check(not np.array_equal(*both), "sample called twice with one generator gives the same: it should advance it")
+    m.step("sample(4), twice")
+    free = [m.array(model.native.sample(4), "sample's result") for _ in range(2)]
+    m.check(not np.array_equal(*free), "sample without a generator gives the same twice")
+    # Pixel by pixel a deviation of at most 1/2, on either side.
+    off = np.abs(draws(8, count).mean(0, dtype=np.float64) - prior_mean(m, model, z.shape[1], count)).max()
+    m.check(
+        off <= SURE * 0.5 * np.sqrt(2 / count),
+        "the mean of many samples is not the mean of sigmoid(decode(z)) over z drawn from N(0, 1)",
+    )
+    return {}
+
+
+@level(3, only=("torch",))
+def test_vae_sample(attempt, rng):
+    """sample decodes draws from the prior into [0, 1], and the generator is what draws"""
+    check_play(attempt, nothing(model_arrays(rng), "the VAE", sampling))
+
+
+class Fitted:
+    """A fitted model as NumPy in float64; seed: an int, which JAX turns into a key."""
+
+    def __init__(self, m, x, seed, **options):
+        self.m = m
+        said = ", ".join(f"{name}={value}" for name, value in options.items())
+        m.step(f"fit on {len(x)} images, {said}, seed {seed}")
+        given = m.to(x, "x")
+        if m.framework == "torch":
+            self.model = m.fit(given, **options, seed=seed)
+            m.check(self.model is not None, "fit returns None: it should be the model")
+            self.model = self.model.eval()
+        else:
+            import jax
+
+            self.model = m.fit(jax.random.key(seed), given, **options)
+
+    def encode(self, x):
+        call = self.model.encode if self.m.framework == "torch" else lambda a: self.m.encode(self.model, a)
+        return tuple(self._wide(part, "encode's result") for part in posterior(self.m, call(self.m.to(x))))
+
+    def decode(self, z):
+        call = self.model.decode if self.m.framework == "torch" else lambda a: self.m.decode(self.model, a)
+        return self._wide(call(self.m.to(z)), "decode's result")
+
+    def _wide(self, part, what):
+        return self.m.array(part, what).astype(np.float64)
+
+    def same(self, other, x, z):
+        mine, theirs = ((*f.encode(x), f.decode(z)) for f in (self, other))
+        return all(np.array_equal(a, b) for a, b in zip(mine, theirs, strict=True))
+
+
+def disturb(m):
+    """Moves every global generator on."""
+    np.random.random()
+    random.random()
+    if m.framework == "torch":
+        import torch
+
+        torch.rand(1)
+
+
+def seeds(m, x, z):
+    first = Fitted(m, x, 1, **SMALL)
+    disturb(m)
+    second = Fitted(m, x, 1, **SMALL)
+    m.check(first.same(second, x, z), "two fits with the same seed give different models")
+    m.check(not first.same(Fitted(m, x, 2, **SMALL), x, z), "another seed gives the same model")
+    return {}
+
+
+def options(m, x, z):
+    first = Fitted(m, x, 1, **SMALL)
+    for name, value in {"steps": 9, "batch_size": 5, "lr": 0.05}.items():
+        other = Fitted(m, x, 1, **{**SMALL, name: value})
+        m.check(not first.same(other, x, z), f"{name}={SMALL[name]} and {name}={value} give the same model")
+    return {}
+
+
+def fitting(rng, play):
+    return nothing({"x": rng.uniform(size=(40, 7)), "z": rng.normal(size=(4, 3))}, "fit", play).cast("float32")
+
+
+@level(3)
+def test_fit_seed(attempt, rng):
+    """the same seed gives the same model, whatever was drawn before; another seed another one"""
+    run(attempt, fitting(rng, seeds))
+
+
+@level(3)
+def test_fit_options(attempt, rng):
+    """fit uses steps, batch_size and lr"""
+    run(attempt, fitting(rng, options))
+
+
+def held_out(seed, draws=4):
+    """Trains on four digits of five, and judges the ELBO of the others, by encode and decode alone."""
+
+    def play(m, train, test, eps):
+        model = Fitted(m, train, seed, **DIGITS)
+        m.step("encode and decode of held-out digits")
+        mu, logvar = model.encode(test)
+        wide = test.astype(np.float64)
+        kl = kernels.kl_standard_normal(mu, logvar).mean()
+        terms = [
+            kernels.bernoulli_log_prob(wide, model.decode(kernels.reparameterize(mu, logvar, e))).mean() for e in eps
+        ]
+        bound = np.mean(terms) - kl
+        if bound >= THRESHOLD:
+            return {}
+        said = f"the held-out ELBO is below {THRESHOLD} nats"
+        if kl < EMPTY:
+            said += ": the KL is nearly 0, the latents say nothing of the digit"
+        elif kl > FULL:
+            said += ": the KL is far too large, nothing holds the posterior to the prior"
+        details = (("ELBO", f"{bound:.2f} nats a digit"), ("made of", f"likelihood {np.mean(terms):.2f}, KL {kl:.2f}"))
+        raise Mismatch(said, details=details)
+
+    from sklearn.datasets import load_digits
+
+    images = load_digits().data / 16
+    rng = np.random.default_rng(seed)
+    images = images[rng.permutation(len(images))]
+    cut = len(images) * 4 // 5
+    noise = rng.normal(size=(draws, len(images) - cut, DIGITS["z_dim"]))
+    return nothing({"train": images[:cut], "test": images[cut:], "eps": noise}, "fit on digits", play)
+
+
+@level(3, seconds=90)
+def test_fit_digits(attempt, seed):
+    """trained on digits, it reaches -25.8 nats a held-out digit"""
+    run(attempt, held_out(seed).cast("float32"))
+
+
+def everywhere(m, x, eps, z, more):
+    """Shapes, dtypes and devices of all there is; in PyTorch a short fit too, on the device."""
+    found = shapes(m, x, eps, z, more)
+    if m.framework == "torch" and m.dtype_name == "float32":
+        model = Fitted(m, more, 1, **SMALL)
+        model.decode(z)
+        model.encode(x)
+    return found
+
+
+@level(3)
+def test_vae_parity(attempt, rng, places):
+    """the model, sampling and fitting work in every place"""
+    check_parity(attempt, as_it_is(attempt, model_arrays(rng), "the VAE", everywhere), places)
+
+
+@level(4)
+def test_iwae_shape(attempt, rng):
+    """iwae_bound takes (S, B) and returns (B,)"""
+    check_shape(attempt, importance(AXES.normal(rng, "S B")), AXES, "B")
+
+
+@level(4)
+def test_iwae_dtype(attempt, rng):
+    """the result has the dtype of log_w"""
+    check_dtype(attempt, importance(AXES.normal(rng, "S B")))
+
+
+@level(4)
+def test_iwae_values(attempt, rng):
+    """the log of the mean of the weights: of one sample its own, and more samples raise it on average"""
+    log_w = 3 * rng.normal(size=(8, 6)) - 20
+    check_values(attempt, importance(log_w))
+    check_values(attempt, importance(log_w[:1]))
+    check_play(attempt, rising(log_w))
+
+
+def rising(log_w):
+    def play(m, log_w):
+        means = []
+        for size in (1, 2, 4, 8):
+            groups = log_w.reshape(-1, size, log_w.shape[1])
+            means.append(np.mean([m.array(m.iwae_bound(m.to(group)), "iwae_bound") for group in groups]))
+        m.check(np.all(np.diff(means) > 0), "on average the bound does not rise from 1 to 2, 4 and 8 samples")
+        return {}
+
+    return nothing({"log_w": log_w}, "iwae_bound", play, False)
+
+
+@level(4)
+def test_iwae_large(attempt, rng):
+    """right for log weights of 1e4 and of -1e4"""
+    far = np.array([1e4, -1e4, 1e3, -1e3, 0, 200])
+    check_values(attempt, importance(np.round(AXES.normal(rng, "S B") * 8) / 8 + far), dtypes=("float32",))
+    check_values(attempt, importance(AXES.normal(rng, "S B") * 1e4), dtypes=("float32",))
+
+
+@level(4)
+def test_iwae_gradients(attempt, rng):
+    """the gradient weights each sample by its normalised weight"""
+    check_numerical_gradients(attempt, importance(rng.normal(size=(3, 2))), rng)
+    check_gradients(attempt, importance(AXES.normal(rng, "S B")), rng)
+    check_gradients(attempt, importance(AXES.normal(rng, "S B") - 200), rng)
+
+
+def interpolated(m, model, x0, x1, n):
+    """interpolate's result; the images go in as (X,), or as (1, X) where only that works."""
+    shape = (n, x0.shape[0])
+
+    def call(*ends):
+        out = m.compiled(m.interpolate, n=n)(model.native, *(m.to(x) for x in ends))
+        return m.array(out, f"interpolate with n={n}", shape=shape)
+
+    m.step(f"interpolate(model, x0, x1, n={n})")
+    try:
+        return call(x0, x1)
+    except NotImplementedError:
+        raise
+    except Exception:
+        try:
+            return call(x0[None], x1[None])
+        except Exception:
+            return call(x0, x1)
+
+
+def path(m, x, eps, z, more):
+    """interpolate against the model's own decoder along the line; as probabilities, or as logits."""
+    model = Model(m)
+    if m.framework == "torch":
+        model.native.eval()
+    mu = m.array(model.encode(m.to(x))[0], "encode's result").astype(np.float64)
+    for n in (5, 2, 3):
+        got = interpolated(m, model, x[0], x[1], n)
+        t = np.arange(n)[:, None] / (n - 1)
+        logits = m.array(model.decode(m.to(mu[0] + t * (mu[1] - mu[0]))), "decode's result")
+        right = kernels.sigmoid(logits)
+        if near(got, right, 1.0) or near(got, logits, 1.0):
+            continue
+        if not np.array_equal(got, interpolated(m, model, x[0], x[1], n)):
+            said = "two calls give different images: the ends are the posterior means, nothing is drawn"
+        elif near(got[::-1], right, 1.0) or near(got[::-1], logits, 1.0):
+            said = "the images are in reverse: the first is x0's, the last x1's"
+        elif not (near(got[:1], right[:1], 1.0) or near(got[:1], logits[:1], 1.0)):
+            said = "the first image is not decode(mu(x0))"
+        elif not (near(got[-1:], right[-1:], 1.0) or near(got[-1:], logits[-1:], 1.0)):
+            said = "the last image is not decode(mu(x1))"
+        else:
+            said = "the ends are right; in between it is not the straight line in latent space, in even steps"
+        raise Mismatch(f"interpolate, n={n}: {said}", details=(("expected", shown(right)), ("got", shown(got))))
+    return {}
+
+
+@level(4)
+def test_interpolate_line(attempt, rng):
+    """n images along the straight line from x0's posterior mean to x1's"""
+    check_play(attempt.directly, nothing(model_arrays(rng), "interpolate", path))
+
+
+def between(m, x, eps, z, more):
+    return {"the images": interpolated(m, Model(m), x[0], x[1], 5)}
+
+
+@level(4)
+def test_interpolate_dtype(attempt, rng):
+    """interpolate works in the model's dtype"""
+    for dtype in attempt.backend.dtypes:
+        run(attempt.directly, nothing(model_arrays(rng), "interpolate", between).cast(dtype))
+
+
+@level(4)
+def test_iwae_parity(attempt, rng, places):
+    """the bound and the interpolation give the same in every place"""
+    check_parity(attempt, importance(AXES.normal(rng, "S B")), places)
+    check_parity(attempt, as_it_is(attempt, model_arrays(rng), "interpolate", between), places)
