@@ -1,4 +1,4 @@
-"""A variational autoencoder: reparameterisation and KL, the Bernoulli likelihood and the ELBO, training, the IWAE bound.
+"""A variational autoencoder: the draw and its KL, the Bernoulli likelihood and the ELBO, training, the IWAE bound.
 
 Axes: B batch, S samples, X pixels, Z latent width. Logarithms are natural, so every bound is in nats.
 
@@ -105,15 +105,13 @@ class VAE(nn.Module):
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None) -> torch.Tensor:
-        """n images in [0, 1] from latents drawn from the prior, (n, X); the generator is what draws, if there is one."""
+        """n images in [0, 1] from latents drawn from the prior, (n, X); the generator, if there is one, draws."""
         like = next(self.parameters())
         z = torch.randn(n, self.z_dim, generator=generator, device=like.device, dtype=like.dtype)
         return self.decode(z).sigmoid()
 
 
-def fit(
-    x: torch.Tensor, *, z_dim: int, hidden: int, steps: int, batch_size: int, lr: float, seed: int
-) -> VAE:
+def fit(x: torch.Tensor, *, z_dim: int, hidden: int, steps: int, batch_size: int, lr: float, seed: int) -> VAE:
     """A VAE trained by Adam on the mean of -ELBO over random batches (Kingma & Welling 2014, algorithm 1).
 
     x (N, X), float32 in [0, 1]. steps: updates. batch_size: images an update. lr: Adam's. The same seed gives the same

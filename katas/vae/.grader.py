@@ -1,5 +1,6 @@
 """The hidden grader of the VAE kata."""
 
+import linecache
 import random
 from dataclasses import dataclass
 
@@ -20,19 +21,21 @@ from graders.checks import (
     check_shape,
     check_values,
 )
-from graders.checks.values import run
+from graders.checks.gradients import STEP
+from graders.checks.values import FLOOR, SLACK, run
 from graders.errors import Mismatch
 from graders.guards import kind
 from graders.kernels import vae as kernels
 
 AXES = Dims(B=6, X=7, Z=3, H=11, S=5)
 TINY = Dims(B=2, X=4, Z=3)
-DIGITS = {"z_dim": 8, "hidden": 128, "steps": 800, "batch_size": 128, "lr": 5e-3}
+DIGITS = {"z_dim": 8, "hidden": 128, "steps": 1500, "batch_size": 128, "lr": 3e-3}
 SMALL = {"z_dim": 3, "hidden": 11, "steps": 4, "batch_size": 16, "lr": 0.01}
-# Nats a held-out digit. Measured over 20 seeds: a right fit -24.0 to -24.6, other nonlinearities down to -25.1;
-# detached latents or a likelihood averaged over the pixels -26.8 to -27.4; without the KL below -90.
-THRESHOLD = -25.8
-EMPTY, FULL = 0.5, 10.0  # the KL of a right fit is 2.5 to 4 nats
+# Nats a held-out digit, black or white.
+THRESHOLD = -22.5
+# By how much the KL counts in what was trained.
+WEIGHTS = (0.65, 1.55)
+EMPTY, FULL = 0.5, 12.0  # nats of KL: below, the latents say nothing; a right fit has 3 to 8
 SURE = 7.0  # standard errors of a mean that a right attempt never strays
 
 
@@ -118,7 +121,7 @@ class Model:
 
             m.step("init(key, x_dim={}, z_dim={}, hidden={})".format(*widths))
             params = m.init(jax.random.key(3), *widths)
-            self.native = jax.tree.map(lambda p: m.to(0.5 * noise.normal(size=p.shape)), params)
+            self.native = jax.tree.map(lambda p: m.to(0.5 * noise.normal(size=p.shape)) if inexact(p) else p, params)
 
     def _redraw(self, noise):
         import torch
@@ -134,10 +137,22 @@ class Model:
     def decode(self, z):
         return self._call("decode", z)
 
+    def size(self):
+        """The number of parameters."""
+        if self.m.framework == "torch":
+            return sum(p.numel() for p in self.native.parameters())
+        import jax
+
+        return sum(p.size for p in jax.tree.leaves(self.native) if inexact(p))
+
     def _call(self, name, x):
         if self.m.framework == "torch":
             return getattr(self.native, name)(x)
         return self.m.compiled(getattr(self.m, name))(self.native, x)
+
+
+def inexact(leaf):
+    return hasattr(leaf, "dtype") and leaf.dtype.kind == "f"
 
 
 def posterior(m, out):
@@ -159,7 +174,12 @@ def shown(array):
 
 def model_arrays(rng):
     B, Z = AXES["B Z"]
-    return {"x": pixels(rng), "eps": rng.normal(size=(B, Z)), "z": rng.normal(size=(4, Z)), "more": pixels(rng)}
+    return {
+        "x": pixels(rng),
+        "eps": rng.normal(size=(B, Z)),
+        "z": rng.normal(size=(4, Z)),
+        "more": rng.uniform(size=(40, 7)),
+    }
 
 
 @level(1)
@@ -186,7 +206,7 @@ def monte_carlo(rng, samples=20_000):
     """The mean of log q(z) - log p(z) over the person's own draws, against the person's own KL."""
 
     def play(m, mu, logvar, eps):
-        found = m.array(m.kl_standard_normal(m.to(mu[:1]), m.to(logvar[:1])), "kl_standard_normal", shape=(1,))
+        found = m.array(m.kl_standard_normal(m.to(mu), m.to(logvar)), "kl_standard_normal", shape=mu.shape[:1])
         many = [np.repeat(x[:1], samples, axis=0) for x in (mu, logvar)]
         z = m.array(m.reparameterize(*(m.to(x) for x in (*many, eps))), "reparameterize", shape=eps.shape)
         ratio = kernels.log_normal_ratio(*(x.astype(np.float64) for x in (z, *many)))
@@ -211,14 +231,14 @@ def test_kl_values(attempt, rng):
 
 
 @level(1)
-def test_kl_extremes(attempt, rng):
-    """right for logvar from -40 to 20, and means far out"""
+def test_latent_extremes(attempt, rng):
+    """right for log variances from -30 to 20, and means far out"""
     mu, logvar = latents(rng, scale=20.0)
-    logvar = np.clip(logvar, -40, 20)
-    logvar[0], logvar[1] = 20.0, -40.0
-    check_values(attempt, divergence(mu, logvar))
-    mu, logvar = latents(rng, scale=1e-2)
-    check_values(attempt, divergence(mu, logvar - 30))
+    check_values(attempt, divergence(mu, np.clip(logvar, -30, 20)))
+    zero, far = np.zeros_like(mu), rng.uniform(15, 20, size=mu.shape)
+    for spread in (far, far - 45):
+        check_values(attempt, divergence(zero, spread))
+        check_values(attempt, draw(zero, spread, AXES.normal(rng, "B Z")))
 
 
 @level(1)
@@ -286,7 +306,7 @@ def test_bernoulli_large_logits(attempt, rng):
     sure = likelihood((signs > 0).astype(float), signs * 1e4)
     for case in (far, sure):
         check_values(attempt, case, dtypes=("float32",))
-    check_gradients(attempt, far, rng)
+    check_gradients(attempt, far, rng, dtypes=("float32",))
 
 
 @level(2)
@@ -307,8 +327,9 @@ def test_elbo_gradients(attempt, rng):
 
 @level(2)
 def test_elbo_edges(attempt, rng):
-    """one image, one pixel, and inputs that are transposed or strided"""
-    for dims in (Dims(B=1, X=4, Z=3), Dims(B=3, X=1, Z=2)):
+    """one image, one pixel, no images, and inputs that are transposed or strided"""
+    for dims in (Dims(B=1, X=4, Z=3), Dims(B=3, X=1, Z=2), Dims(B=0, X=4, Z=3)):
+        check_values(attempt, likelihood(pixels(rng, dims), logits(rng, dims)), dtypes=("float32",))
         check_values(attempt, bound(rng, dims), dtypes=("float32",))
     for layout in ("transposed", "strided"):
         x, given = (arranged(rng, AXES["B X"], layout) for _ in range(2))
@@ -325,29 +346,54 @@ def test_elbo_parity(attempt, rng, places):
 
 def shapes(m, x, eps, z, more):
     """Everything a model gives, each of its shape, in the dtype and on the device under test."""
-    B, X, Z = AXES["B X Z"]
     model = Model(m)
-    m.step("encode, then decode")
-    found = {
-        which: m.array(part, which, shape=(B, Z))
-        for which, part in zip(("mu", "logvar"), model.encode(m.to(x, "x")), strict=True)
-    }
-    found["the logits"] = m.array(model.decode(m.to(z, "z")), "decode's result", shape=(4, X))
+    found = parts(m, model, x, z)
     if m.framework == "torch":
-        m.step("forward")
-        for noise in ((m.to(eps, "eps"),), ()):
-            out = model.native(m.to(x), *noise)
-            m.check(isinstance(out, tuple | list) and len(out) == 3, "forward does not return (logits, mu, logvar)")
-            for part, what, shape in zip(out, ("logits", "mu", "logvar"), ((B, X), (B, Z), (B, Z)), strict=True):
-                m.array(part, f"forward's {what}", shape=shape)
-        m.step("sample(5)")
-        m.array(model.native.sample(5), "sample(5)", shape=(5, X))
+        torch_shapes(m, model, x, eps)
     else:
         import jax
 
         m.step("loss")
         m.array(m.compiled(m.loss)(model.native, jax.random.key(5), m.to(x)), "loss", shape=())
     return found
+
+
+def parts(m, model, x, z):
+    """encode's and decode's results, by name."""
+    m.step(f"encode of {len(x)} images, decode of {len(z)} latents")
+    pair = zip(("mu", "logvar"), model.encode(m.to(x, "x")), strict=True)
+    found = {which: m.array(part, which, shape=(len(x), z.shape[1])) for which, part in pair}
+    logits = m.array(model.decode(m.to(z, "z")), "decode's result", shape=(len(z), x.shape[1]))
+    squashed = ((logits >= 0) & (logits <= 1)).all() and len(z) > 1
+    m.check(not squashed, "decode gives values within [0, 1] alone: it should give logits, are they probabilities?")
+    return {**found, "the logits": logits}
+
+
+def torch_shapes(m, model, x, eps):
+    pixels, wide = x.shape, eps.shape
+    m.step("forward")
+    for noise in ((m.to(eps, "eps"),), ()):
+        out = model.native(m.to(x), *noise)
+        m.check(isinstance(out, tuple | list) and len(out) == 3, "forward does not return (logits, mu, logvar)")
+        for part, what, shape in zip(out, ("logits", "mu", "logvar"), (pixels, wide, wide), strict=True):
+            m.array(part, f"forward's {what}", shape=shape)
+    m.step("sample(5)")
+    m.array(model.native.sample(5), "sample(5)", shape=(5, pixels[1]))
+
+
+def single(m, x, eps, z, more):
+    """One image, one latent, one sample; and hidden, which decides how many parameters there are."""
+    model = Model(m)
+    if m.framework == "torch":
+        model.native.eval()
+    parts(m, model, x[:1], z[:1])
+    if m.framework == "torch":
+        torch_shapes(m, model, x[:1], eps[:1])
+        m.step("sample(1)")
+        m.array(model.native.sample(1), "sample(1)", shape=(1, x.shape[1]))
+    few, many = (Model(m, Dims(X=7, Z=3, H=hidden)).size() for hidden in (11, 13))
+    m.check(few < many, f"with hidden=11 there are {few} parameters, with hidden=13 there are {many}: is it used?")
+    return {}
 
 
 def as_it_is(attempt, arrays, name, play):
@@ -363,7 +409,28 @@ def as_it_is(attempt, arrays, name, play):
 @level(3)
 def test_vae_shape(attempt, rng):
     """encode gives mu and logvar (B, Z), decode logits (B, X), and what builds on them its own shape"""
-    check_play(attempt.directly, nothing(model_arrays(rng), "the VAE", shapes))
+    for play in (shapes, single):
+        run(attempt.directly, nothing(model_arrays(rng), "the VAE", play).cast("float32"))
+
+
+def starts(m, x, eps, z, more):
+    """init with two keys."""
+    import jax
+
+    m.step("init")
+    one, same, other = (jax.tree.leaves(m.init(jax.random.key(seed), 7, 3, 11)) for seed in (1, 1, 2))
+    one, same, other = ([np.asarray(p) for p in leaves if inexact(p)] for leaves in (one, same, other))
+    m.check(all(map(np.array_equal, one, same)), "init with the same key gives other parameters")
+    m.check(not all(map(np.array_equal, one, other)), "init gives the same parameters with any key")
+    drawn = [p for p in one if p.ndim > 1]
+    m.check(all(len(np.unique(p)) > p.size / 2 for p in drawn), "a weight matrix does not start random")
+    return {}
+
+
+@level(3, only=("jax",))
+def test_vae_init(attempt, rng):
+    """init draws the parameters, and the key decides"""
+    run(attempt.directly, nothing(model_arrays(rng), "init", starts).cast("float32"))
 
 
 @level(3)
@@ -379,9 +446,7 @@ def forward(m, x, eps, z, more):
     m.step("forward(x, eps)")
     logits, mu, logvar = (m.array(part, "forward's result") for part in model.native.eval()(m.to(x), m.to(eps, "eps")))
     own_mu, own_logvar = (m.array(part, "encode's result") for part in model.encode(m.to(x)))
-    m.check(
-        near(mu, own_mu) and near(logvar, own_logvar), "forward's mu and logvar are not those that encode(x) gives"
-    )
+    m.check(near(mu, own_mu) and near(logvar, own_logvar), "forward's mu and logvar are not those that encode(x) gives")
     again = m.array(model.native(m.to(x), m.to(eps))[0], "forward's logits")
     m.check(np.array_equal(logits, again), "the same eps gives other logits the second time: is it used?")
     right = m.array(model.decode(m.to(kernels.reparameterize(own_mu, own_logvar, eps))), "decode's result")
@@ -390,70 +455,110 @@ def forward(m, x, eps, z, more):
         said = "forward's logits are not decode(reparameterize(mu, logvar, eps))"
         said += ": they are decode(mu)" if near(logits, without) else ""
         raise Mismatch(said, details=(("expected", shown(right)), ("got", shown(logits))))
-    m.step("forward(x), twice")
-    model.native.train()
-    free = [m.array(model.native(m.to(x))[0], "forward's logits") for _ in range(2)]
-    m.check(not np.array_equal(*free), "forward(x) without eps gives the same logits twice: it should draw its own")
+    model.native.eval()
+    m.step("forward(x), without eps")
+    own_noise(m, model, x)
     return {}
+
+
+def own_noise(m, model, x, count=4000):
+    """Without eps forward draws its own: row by row, from N(0, 1)."""
+    rows = m.to(np.repeat(x[:1], count, axis=0))
+    logits, mu, logvar = (m.array(part, "forward's result").astype(np.float64) for part in model.native(rows))
+    again = m.array(model.native(rows)[0], "forward's logits")
+    m.check(not np.array_equal(logits, again), "forward(x) without eps gives the same logits twice: it should draw")
+    m.check(np.ptp(logits, axis=0).max() > 0, "forward(x) without eps draws the same noise for every row")
+    eps = np.random.default_rng(19).normal(size=mu.shape)
+    right = m.array(model.decode(m.to(kernels.reparameterize(mu, logvar, eps))), "decode's result").astype(np.float64)
+    for moment, what in ((1, "mean"), (2, "mean square")):
+        mine, theirs = logits**moment, right**moment
+        error = np.hypot(mine.std(0), theirs.std(0)) / np.sqrt(count)
+        strays = np.abs(mine.mean(0) - theirs.mean(0)) > SURE * error
+        m.check(
+            not strays.any(),
+            f"without eps, the logits' {what} over many draws is not that of decode(z) with eps drawn from N(0, 1)",
+        )
 
 
 @level(3, only=("torch",))
 def test_vae_forward(attempt, rng):
-    """forward(x, eps) is decode(reparameterize(encode(x), eps)), and nothing else is drawn; without eps it draws"""
+    """forward(x, eps) is decode(reparameterize(encode(x), eps)); without eps it draws it from N(0, 1), row by row"""
     check_play(attempt, nothing(model_arrays(rng), "the VAE", forward))
 
 
 def slope(m, x, eps, z, more):
-    """The gradient of what the model computes, along one direction of its parameters, against central differences."""
+    """The gradient of what the model computes, along one direction of its parameters, against central differences.
+
+    The budget: what differences over twice the step give besides (curvature, a kink of relu), and their rounding.
+    """
     model, noise = Model(m), np.random.default_rng(1)
-    step, weights = 1e-6, m.to(noise.normal(size=x.shape))
-    if m.framework == "torch":
-        own, differences = torch_slope(m, model, m.to(x), m.to(eps), weights, step, noise)
-    else:
-        own, differences = jax_slope(m, model, m.to(x), step, noise)
-    m.check(np.isfinite(own), "the gradient of the parameters is not finite")
-    what = "forward's logits" if m.framework == "torch" else "loss"
-    if not abs(own - differences) <= 1e-4 * max(abs(differences), 1e-2):
-        said = f"the parameters' gradient of {what} is not the slope of {what}: does z, or a part of it, pass none?"
-        raise Mismatch(said, details=(("expected", f"{differences:.6g}"), ("got", f"{own:.6g}")))
+    slopes = torch_slopes if m.framework == "torch" else jax_slopes
+    for what, own, (near, far), size in slopes(m, model, m.to(x), m.to(eps), noise):
+        m.check(np.isfinite(own), f"the gradient of {what} is not finite")
+        allowed = SLACK * (abs(near - far) + FLOOR * np.finfo(np.float64).eps * size / STEP)
+        if not abs(own - near) <= allowed:
+            said = f"the parameters' gradient of {what} is not its slope: is a part of it cut off?"
+            raise Mismatch(said, details=(("expected", f"{near:.6g}, along a random direction"), ("got", f"{own:.6g}")))
     return {}
 
 
-def torch_slope(m, model, x, eps, weights, step, noise):
+def central(value):
+    """Slopes of value(t) at 0, over the step and over twice the step."""
+    return [(value(t) - value(-t)) / (2 * t) for t in (STEP, 2 * STEP)]
+
+
+def torch_slopes(m, model, x, eps, noise):
     import torch
 
-    m.step("the gradient of forward's logits")
     params = [p for p in model.native.eval().parameters() if p.requires_grad]
     along = [m.to(noise.normal(size=tuple(p.shape))) for p in params]
+    for i, what in enumerate(("logits", "mu", "logvar")):
+        m.step(f"the gradient of forward's {what}")
+        weights = m.to(noise.normal(size=(x if what == "logits" else eps).shape))
 
-    def value():
-        return (model.native(x, eps)[0] * weights).sum()
+        def terms(i=i, weights=weights):
+            return model.native(x, eps)[i] * weights
 
-    now = value()
-    m.check(now.requires_grad, "no gradient reaches the parameters from forward's logits")
-    grads = torch.autograd.grad(now, params, allow_unused=True)
-    own = sum(float((g * a).sum()) for g, a in zip(grads, along, strict=True) if g is not None)
-    ends = []
-    with torch.no_grad():
-        for move in (step, -2 * step):
-            for p, a in zip(params, along, strict=True):
-                p.add_(a, alpha=move)
-            ends.append(float(value()))
-    return own, (ends[0] - ends[1]) / (2 * step)
+        def moved(t, terms=terms):
+            with torch.no_grad():
+                before = [p.clone() for p in params]
+                for p, a in zip(params, along, strict=True):
+                    p.add_(a, alpha=t)
+                found = float(terms().sum())
+                for p, old in zip(params, before, strict=True):
+                    p.copy_(old)
+            return found
+
+        now = terms()
+        m.check(now.requires_grad, f"no gradient reaches the parameters from forward's {what}")
+        grads = torch.autograd.grad(now.sum(), params, allow_unused=True)
+        own = sum(float((g * a).sum()) for g, a in zip(grads, along, strict=True) if g is not None)
+        yield f"forward's {what}", own, central(moved), float(now.abs().sum())
 
 
-def jax_slope(m, model, x, step, noise):
+def jax_slopes(m, model, x, eps, noise):
     import jax
 
     m.step("the gradient of loss")
-    key, value = jax.random.key(11), jax.jit(m.loss)
-    along = jax.tree.map(lambda p: m.to(noise.normal(size=p.shape)), model.native)
-    grads = jax.jit(jax.grad(m.loss))(model.native, key, x)
-    own = sum(float((g * a).sum()) for g, a in zip(jax.tree.leaves(grads), jax.tree.leaves(along), strict=True))
-    above, below = (
-        float(value(jax.tree.map(lambda p, a, s=s: p + s * a, model.native, along), key, x)) for s in (step, -step)
-    )
-    return own, (above - below) / (2 * step)
+    key, (leaves, tree) = jax.random.key(11), jax.tree.flatten(model.native)
+    at = [i for i, leaf in enumerate(leaves) if inexact(leaf)]
+    along = [m.to(noise.normal(size=leaves[i].shape)) for i in at]
+
+    def value(chosen):
+        now = [*leaves]
+        for i, leaf in zip(at, chosen, strict=True):
+            now[i] = leaf
+        return m.loss(tree.unflatten(now), key, x)
+
+    start = [leaves[i] for i in at]
+    grads = jax.jit(jax.grad(value))(start)
+    own = sum(float((g * a).sum()) for g, a in zip(grads, along, strict=True))
+    jitted = jax.jit(value)
+
+    def moved(t):
+        return float(jitted([p + t * a for p, a in zip(start, along, strict=True)]))
+
+    return [("loss", own, central(moved), abs(moved(0)))]
 
 
 @level(3)
@@ -566,8 +671,8 @@ class Fitted:
         given = m.to(x, "x")
         if m.framework == "torch":
             self.model = m.fit(given, **options, seed=seed)
-            m.check(self.model is not None, "fit returns None: it should be the model")
-            self.model = self.model.eval()
+            m.check(hasattr(self.model, "encode"), f"fit returns {kind(self.model)}, expected the VAE")
+            self.model.eval()
         else:
             import jax
 
@@ -632,42 +737,79 @@ def test_fit_options(attempt, rng):
     run(attempt, fitting(rng, options))
 
 
+def measured(x, model, noise, shift=0.0):
+    """Mean likelihood and KL of images under a fitted model, the log variances shifted."""
+    mu, logvar = model.encode(x)
+    logvar = logvar + shift
+    terms = [kernels.bernoulli_log_prob(x, model.decode(kernels.reparameterize(mu, logvar, eps))) for eps in noise]
+    return np.array([np.mean(terms), kernels.kl_standard_normal(mu, logvar).mean()])
+
+
+def kl_weight(x, model, noise, shift=0.1):
+    """By how much the KL counted in training: at its optimum, all log variances moved together change nothing.
+
+    The likelihood then loses what the KL gains, times the weight of the KL.
+    """
+    likelihood, kl = measured(x, model, noise, shift) - measured(x, model, noise, -shift)
+    return likelihood / kl if kl else np.inf
+
+
+def verdict(bound, kl, weight):
+    """What is wrong with a fit, or nothing."""
+    low, high = WEIGHTS
+    if not bound >= THRESHOLD:
+        said = f"the held-out ELBO is below {THRESHOLD} nats"
+        if kl < EMPTY:
+            return f"{said}: the KL is nearly 0, the latents say nothing of the digit"
+        if kl > FULL:
+            return f"{said}: the KL is far too large, little holds the posterior to the prior"
+        return said
+    if low <= weight <= high:
+        return ""
+    if weight < 0:
+        return "the posterior's spread was not trained against the likelihood: is its gradient cut?"
+    return f"in training the KL counted for {'more' if weight > high else 'less'} than it does in the ELBO"
+
+
+TRAINED = {}  # by source: a hint trains the bug bank's variants, and need not train one twice
+
+
+def trained(m, train, test, eps, seed):
+    """Likelihood and KL of held-out digits, and the weight of the KL, after fit on the others."""
+    key = ("".join(linecache.getlines(str(m.attempt.path))), seed, m.place)
+    if key not in TRAINED:
+        model = Fitted(m, train, seed, **DIGITS)
+        m.step("encode and decode of digits")
+        wide, held, noise = (a.astype(np.float64) for a in (train, test, eps))
+        TRAINED[key] = (*measured(held, model, noise[:, : len(held)]), kl_weight(wide, model, noise))
+    return TRAINED[key]
+
+
 def held_out(seed, draws=4):
     """Trains on four digits of five, and judges the ELBO of the others, by encode and decode alone."""
 
     def play(m, train, test, eps):
-        model = Fitted(m, train, seed, **DIGITS)
-        m.step("encode and decode of held-out digits")
-        mu, logvar = model.encode(test)
-        wide = test.astype(np.float64)
-        kl = kernels.kl_standard_normal(mu, logvar).mean()
-        terms = [
-            kernels.bernoulli_log_prob(wide, model.decode(kernels.reparameterize(mu, logvar, e))).mean() for e in eps
-        ]
-        bound = np.mean(terms) - kl
-        if bound >= THRESHOLD:
-            return {}
-        said = f"the held-out ELBO is below {THRESHOLD} nats"
-        if kl < EMPTY:
-            said += ": the KL is nearly 0, the latents say nothing of the digit"
-        elif kl > FULL:
-            said += ": the KL is far too large, nothing holds the posterior to the prior"
-        details = (("ELBO", f"{bound:.2f} nats a digit"), ("made of", f"likelihood {np.mean(terms):.2f}, KL {kl:.2f}"))
-        raise Mismatch(said, details=details)
+        likelihood, kl, weight = trained(m, train, test, eps, seed)
+        if said := verdict(likelihood - kl, kl, weight):
+            made_of = f"likelihood {likelihood:.2f} - KL {kl:.2f} nats a digit"
+            balance = f"{weight:.2f}, expected 1: the likelihood's change over the KL's, as log variances move"
+            details = (("ELBO", f"{likelihood - kl:.2f} = {made_of}"), ("weight", balance))
+            raise Mismatch(said, details=details)
+        return {}
 
     from sklearn.datasets import load_digits
 
-    images = load_digits().data / 16
+    images = (load_digits().data >= 8).astype(float)  # of 16
     rng = np.random.default_rng(seed)
     images = images[rng.permutation(len(images))]
     cut = len(images) * 4 // 5
-    noise = rng.normal(size=(draws, len(images) - cut, DIGITS["z_dim"]))
+    noise = rng.normal(size=(draws, cut, DIGITS["z_dim"]))
     return nothing({"train": images[:cut], "test": images[cut:], "eps": noise}, "fit on digits", play)
 
 
-@level(3, seconds=90)
+@level(3, seconds=180)
 def test_fit_digits(attempt, seed):
-    """trained on digits, it reaches -25.8 nats a held-out digit"""
+    """trained on black-and-white digits it reaches -22.5 nats a held-out one, the KL counting as it does in the ELBO"""
     run(attempt, held_out(seed).cast("float32"))
 
 
@@ -733,7 +875,7 @@ def test_iwae_gradients(attempt, rng):
     """the gradient weights each sample by its normalised weight"""
     check_numerical_gradients(attempt, importance(rng.normal(size=(3, 2))), rng)
     check_gradients(attempt, importance(AXES.normal(rng, "S B")), rng)
-    check_gradients(attempt, importance(AXES.normal(rng, "S B") - 200), rng)
+    check_gradients(attempt, importance(AXES.normal(rng, "S B") - 200), rng, dtypes=("float32",))
 
 
 def interpolated(m, model, x0, x1, n):

@@ -1,4 +1,4 @@
-"""A variational autoencoder: reparameterisation and KL, the Bernoulli likelihood and the ELBO, training, the IWAE bound."""
+"""A variational autoencoder: the draw and its KL, the Bernoulli likelihood and the ELBO, training, the IWAE bound."""
 
 import math
 
@@ -67,13 +67,11 @@ class VAE(nn.Module):
         raise NotImplementedError("vae")
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> torch.Tensor:
-        """n images in [0, 1] from latents drawn from the prior, (n, X); the generator is what draws, if there is one."""
+        """n images in [0, 1] from latents drawn from the prior, (n, X); the generator, if there is one, draws."""
         raise NotImplementedError("vae")
 
 
-def fit(
-    x: torch.Tensor, *, z_dim: int, hidden: int, steps: int, batch_size: int, lr: float, seed: int
-) -> VAE:
+def fit(x: torch.Tensor, *, z_dim: int, hidden: int, steps: int, batch_size: int, lr: float, seed: int) -> VAE:
     """A VAE trained by Adam on the mean of -ELBO over random batches (Kingma & Welling 2014, algorithm 1).
 
     x (N, X), float32 in [0, 1]. steps: updates. batch_size: images an update. lr: Adam's. The same seed gives the same

@@ -1,4 +1,4 @@
-"""A variational autoencoder in JAX: reparameterisation, KL, likelihood and ELBO, functions over pytrees, the IWAE bound."""
+"""A variational autoencoder in JAX: the draw, KL, likelihood and ELBO, functions over pytrees, the IWAE bound."""
 
 from typing import Any
 
@@ -67,9 +67,7 @@ def loss(params: Params, key: jax.Array, x: jax.Array) -> jax.Array:
     raise NotImplementedError("vae")
 
 
-def fit(
-    key: jax.Array, x: jax.Array, *, z_dim: int, hidden: int, steps: int, batch_size: int, lr: float
-) -> Params:
+def fit(key: jax.Array, x: jax.Array, *, z_dim: int, hidden: int, steps: int, batch_size: int, lr: float) -> Params:
     """The parameters of a VAE trained by Adam on `loss` over random batches (Kingma & Welling 2014, algorithm 1).
 
     x (N, X), float32 in [0, 1]. steps: updates. batch_size: images an update. lr: Adam's. The same key gives the same
