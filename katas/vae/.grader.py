@@ -35,6 +35,7 @@ SMALL = {"z_dim": 3, "hidden": 11, "steps": 4, "batch_size": 16, "lr": 0.01}
 THRESHOLD = -22.5
 # By how much the KL counts in what was trained.
 WEIGHTS = (0.65, 1.55)
+MEAN_IMAGE = -25.5  # what one image for all digits gives, at the worst
 EMPTY, FULL = 0.5, 12.0  # nats of KL: below, the latents say nothing; a right fit has 3 to 8
 SURE = 7.0  # standard errors of a mean that a right attempt never strays
 
@@ -406,7 +407,7 @@ def as_it_is(attempt, arrays, name, play):
     return Scenario(name, arrays, play, kernel, draws=True)
 
 
-@level(3)
+@level(3, seconds=30)
 def test_vae_shape(attempt, rng):
     """encode gives mu and logvar (B, Z), decode logits (B, X), and what builds on them its own shape"""
     for play in (shapes, single):
@@ -427,13 +428,13 @@ def starts(m, x, eps, z, more):
     return {}
 
 
-@level(3, only=("jax",))
+@level(3, only=("jax",), seconds=30)
 def test_vae_init(attempt, rng):
     """init draws the parameters, and the key decides"""
     run(attempt.directly, nothing(model_arrays(rng), "init", starts).cast("float32"))
 
 
-@level(3)
+@level(3, seconds=30)
 def test_vae_dtype(attempt, rng):
     """the model works in the dtype of its parameters"""
     for dtype in attempt.backend.dtypes:
@@ -483,7 +484,7 @@ def own_noise(m, model, x, count=4000):
         )
 
 
-@level(3, only=("torch",))
+@level(3, only=("torch",), seconds=30)
 def test_vae_forward(attempt, rng):
     """forward(x, eps) is decode(reparameterize(encode(x), eps)); without eps it draws it from N(0, 1), row by row"""
     check_play(attempt, nothing(model_arrays(rng), "the VAE", forward))
@@ -564,7 +565,7 @@ def jax_slopes(m, model, x, eps, noise):
     return [("loss", own, central(moved), abs(moved(0)))]
 
 
-@level(3)
+@level(3, seconds=30)
 def test_vae_gradients(attempt, rng):
     """the gradient reaches every parameter, the encoder's through z"""
     run(attempt, nothing(model_arrays(rng), "the VAE", slope).cast("float64"))
@@ -609,7 +610,7 @@ def average_loss(m, x, eps, z, more, keys=2000):
     )
 
 
-@level(3, only=("jax",))
+@level(3, only=("jax",), seconds=30)
 def test_vae_loss(attempt, rng):
     """loss is the mean over the batch of -ELBO, with a draw that the key alone decides"""
     check_play(attempt, nothing(model_arrays(rng), "the VAE", average_loss))
@@ -677,7 +678,7 @@ def sampling(m, x, eps, z, more, count=6000):
     return {}
 
 
-@level(3, only=("torch",))
+@level(3, only=("torch",), seconds=30)
 def test_vae_sample(attempt, rng):
     """sample decodes draws from the prior into [0, 1], and the generator is what draws"""
     check_play(attempt, nothing(model_arrays(rng), "the VAE", sampling))
@@ -747,13 +748,13 @@ def fitting(rng, play):
     return nothing({"x": rng.uniform(size=(40, 7)), "z": rng.normal(size=(4, 3))}, "fit", play).cast("float32")
 
 
-@level(3)
+@level(3, seconds=30)
 def test_fit_seed(attempt, rng):
     """the same seed gives the same model, whatever was drawn before; another seed another one"""
     run(attempt, fitting(rng, seeds))
 
 
-@level(3)
+@level(3, seconds=30)
 def test_fit_options(attempt, rng):
     """fit uses steps, batch_size and lr"""
     run(attempt, fitting(rng, options))
@@ -785,6 +786,8 @@ def verdict(bound, kl, weight):
             return f"{said}: the KL is nearly 0, the latents say nothing of the digit"
         if kl > FULL:
             return f"{said}: the KL is far too large, little holds the posterior to the prior"
+        if not bound >= MEAN_IMAGE:
+            return f"{said}: one image for all digits would do better"
         return said
     if low <= weight <= high:
         return ""
@@ -816,7 +819,9 @@ def held_out(seed, draws=4):
             made_of = f"likelihood {likelihood:.2f} - KL {kl:.2f} nats a digit"
             balance = f"{weight:.2f}, expected 1: the likelihood's change over the KL's, as log variances move"
             details = (("ELBO", f"{likelihood - kl:.2f} = {made_of}"), ("weight", balance))
-            raise Mismatch(said, details=details)
+            # Where nothing tells why, no mistake of the bank may claim to be it.
+            unexplained = said == verdict(THRESHOLD - 1, EMPTY, 1)
+            raise Mismatch(said, details=details, observe=(lambda other: None) if unexplained else None)
         return {}
 
     from sklearn.datasets import load_digits
@@ -845,7 +850,7 @@ def everywhere(m, x, eps, z, more):
     return found
 
 
-@level(3)
+@level(3, seconds=30)
 def test_vae_parity(attempt, rng, places):
     """the model, sampling and fitting work in every place"""
     check_parity(attempt, as_it_is(attempt, model_arrays(rng), "the VAE", everywhere), places)
