@@ -634,6 +634,7 @@ def row_by_row(m, x, eps, z, more, keys=2000):
             model.native, jax.random.split(jax.random.key(23), keys), m.to(np.repeat(x[:1], count, axis=0))
         )
         losses = m.array(many, "loss", shape=(keys,)).astype(np.float64)
+        m.check(losses.std() > 0, "loss is the same with every key: nothing is drawn")
         strays.append(losses.std() / abs(losses.mean()))
     m.check(
         strays[1] < strays[0] / len(x) ** 0.25, "loss draws one noise vector for all images; each should have its own"
@@ -667,6 +668,7 @@ def sampling(m, x, eps, z, more, count=40_000):
     first = draws(5, 4)
     torch.manual_seed(2)
     m.check(np.array_equal(first, draws(5, 4)), "two generators with the same seed give different samples")
+    m.check(np.ptp(first, axis=0).max() > 0, "sample(4) gives one image four times")
     m.check(not np.array_equal(first, draws(6, 4)), "generators with different seeds give the same samples")
     generator = torch.Generator(device=m.device).manual_seed(5)
     both = [generated(generator, 4) for _ in range(2)]
