@@ -174,6 +174,12 @@ def test_a_detached_input_is_named(check, cut):
     assert said.startswith("project: no gradient reaches x: is it detached, or rebuilt from plain numbers?")
 
 
+def test_gradients_can_be_asked_in_some_dtypes_alone():
+    coarse = given("def project(x, w):\n    return tanh((x.float() @ w.float()).to(x.dtype))\n")
+    check_gradients(coarse, CASE, RNG, dtypes=("float32",))
+    assert "float64" in complaint(check_gradients, coarse, CASE, RNG)
+
+
 def test_stop_gradient_is_found_in_jax():
     source = "import jax\ndef project(x, w):\n    return tanh(jax.lax.stop_gradient(x) @ w)\n"
     said = complaint(check_gradients, given(source, "jax"), CASE, RNG)
