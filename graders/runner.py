@@ -75,8 +75,16 @@ class Server:
         command = [sys.executable, "-P", "-m", "graders.server", framework]
         environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
         environment.pop("PYTEST_ADDOPTS", None)
+        # In a process group of its own, for Ctrl-C is meant for whoever asks; it ends when they do.
+        group = None if os.name == "nt" else 0
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env=environment,
+            process_group=group,
         )
         atexit.register(self.close)
 
