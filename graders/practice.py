@@ -111,6 +111,7 @@ class Practice:
             self.kept = self.history.begin("timed", *where, self.timed.minutes, **detail)
         self.timed.start(now)
         self._say("the clock runs")
+        self.tick(now)
 
     def rest(self, now: float) -> None:
         """Pauses, if there is a clock that runs: the person turned away."""

@@ -83,7 +83,8 @@ def _phases(practice: Practice, now: float, width: int) -> Text:
     for phase in phases(practice.timed.minutes):
         begins, ends = round(width * phase.begins / total), round(width * phase.ends / total)
         wide = max(ends - begins - 1, 0)
-        label = f" {phase.name}"[:wide].ljust(wide)
+        name = phase.name if len(phase.name) < wide else phase.name.partition(" ")[0]
+        label = f" {name}"[:wide].ljust(wide)
         filled = min(max(round(width * elapsed / total) - begins, 0), wide)
         colour = "bold" if phase.name == here else "bright_black"
         bar.append(label[:filled], f"{colour} on blue").append(label[filled:], f"{colour} on grey15").append(" ")
@@ -117,8 +118,8 @@ def _status(practice: Practice, now: float) -> Text:
     if practice.note:
         return Text(practice.note, "yellow")
     if practice.timed and not practice.timed.started:
-        what = "goes on" if practice.kept else "starts"
-        return Text(f"the clock {what} with Enter, or with your next save", "bold cyan")
+        what, which = ("goes on", "next") if practice.kept else ("starts", "first")
+        return Text(f"the clock {what} with Enter, or with your {which} save", "bold cyan")
     if practice.verdict:
         said = "passed" if practice.verdict.passed else "not yet"
         return Text(f"{said}, {practice.seconds:.2f} s after the save", "green" if practice.verdict.passed else "")

@@ -27,8 +27,8 @@ NAMES = {
 }  # fmt: skip
 
 
-class Ended(Exception):
-    """A signal asked this process to end."""
+class Ended(BaseException):
+    """A signal asked this process to end, wherever it was: no `except Exception` is to take it for an error."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -111,7 +111,7 @@ class Desk:
         """Everything that has arrived, or a tick's wait."""
         with contextlib.suppress(queue.Empty):
             item = self.inbox.get(timeout=TICK)
-            while not practice.over:
+            while True:
                 self.fresh = True
                 now = time.monotonic()
                 if isinstance(item, str):
@@ -120,6 +120,8 @@ class Desk:
                     self.at_end = True
                 else:
                     practice.event(item, now)
+                if practice.over:
+                    break  # what was typed after that answers the review
                 item = self.inbox.get_nowait()
         practice.tick(time.monotonic())
 
