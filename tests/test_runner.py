@@ -107,6 +107,35 @@ def test_gradings_at_once_do_not_disturb_each_other(tmp_path):
     assert found == {i: bool(i % 2) for i in range(6)}
 
 
+def test_checks_are_told_as_they_come():
+    seen = []
+    verdict = grade("attention", SOLUTION, framework="numpy", level=1, progress=seen.append)
+    assert [check for check in seen if check.outcome != "checking"] == list(verdict.checks)
+    assert [check.name for check in seen if check.outcome == "checking"] == [check.name for check in verdict.checks]
+    assert all(check.sentence and check.level == 1 for check in seen)
+
+
+def test_a_grading_can_be_stopped(tmp_path):
+    """At once, with what the attempt started, and the next grading is as good as any."""
+    source = "import subprocess\nsubprocess.Popen(['sleep', '300'])\nwhile True:\n    pass\n"
+    path = written(tmp_path, source)
+    runner.stop("numpy")  # nothing is under way: nothing happens
+    found = []
+    grading = threading.Thread(target=lambda: found.append(grade("attention", path, framework="numpy")))
+    grading.start()
+    deadline = time.monotonic() + 20
+    while not sleepers() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    start = time.monotonic()
+    runner.stop("numpy")
+    grading.join()
+    assert time.monotonic() - start < 5, "the limit of 10 s a check ended it, not the stop"
+    assert found[0].first_failure.outcome == "error"
+    assert "stopped by whoever asked for it" in found[0].first_failure.message
+    assert not sleepers()
+    assert grade("attention", SOLUTION, framework="numpy", level=1).passed
+
+
 def test_nothing_is_left_running(tmp_path):
     source = "import subprocess\nsubprocess.Popen(['sleep', '300'])\n" + SOLUTION.read_text(encoding="utf-8")
     assert grade("attention", written(tmp_path, source), framework="numpy", level=1).passed
