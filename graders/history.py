@@ -213,10 +213,11 @@ class History:
         return str(text)
 
     def may_see_solution(self, kata: str, framework: str) -> bool:
-        """After a pass of all levels or a give-up, in that framework; a drill's pass is a pass of another's code."""
+        """After a pass of all levels or a give-up, in that framework; a drill's file is another's code."""
         where = {"kata": kata, "framework": framework}
-        passed = any(run.passed and run.origin != "debug" for run in self.runs(**where))
-        return passed or bool(self.events(kind="give-up", **where))
+        drilled = {round.attempt for round in self.rounds(kind="drill", **where)}
+        own = [run for run in self.runs(**where) if run.origin != "debug" and run.attempt not in drilled]
+        return any(run.passed for run in own) or bool(self.events(kind="give-up", **where))
 
     def _rows(self, table: str, where: dict[str, Any], columns: str = "*", order: str = "id") -> list[dict[str, Any]]:
         tests = " AND ".join(f"{name} IS ?" for name in where) or "1"

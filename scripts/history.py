@@ -13,7 +13,7 @@ from rich.text import Text
 
 from graders.catalogue import DIFFICULTIES, FRAMEWORKS, Kata, find, katas
 from graders.errors import KataError
-from graders.history import History, Run
+from graders.history import History, Round, Run
 from graders.progress import Progress, day, overview
 from graders.report import MARKS
 
@@ -104,12 +104,13 @@ def show_kata(history: History, kata: Kata, framework: str | None) -> None:
         console.print()
         console.print(table)
     if rounds := history.rounds(**where):
-        table = _table("round", "when", "framework", "kind", "outcome", "time", "of", "hints")
+        table = _table("round", "when", "framework", "kind", "outcome", "time", "of", "hints", "what")
         for round in rounds:
             hints = len(history.events(kind="hint", round=round.id))
             time_, of = clock(round.active), f"{round.minutes:g} min" if round.minutes else "-"
-            shown = _outcome(round.outcome or "going on"), time_, of, str(hints or "-")
-            table.add_row(str(round.id), when(round.began), FRAMEWORKS[round.framework], round.kind, *shown)
+            begun = str(round.id), when(round.began), FRAMEWORKS[round.framework], round.kind
+            outcome = _outcome(round.outcome or "going on")
+            table.add_row(*begun, outcome, time_, of, str(hints or "-"), _mistakes(round))
         console.print()
         console.print(table)
     if events := history.events(**where):
@@ -181,6 +182,15 @@ def _table(*columns: str) -> Table:
 
 def _outcome(outcome: str) -> Text:
     return Text(outcome, OUTCOMES.get(outcome, ""))
+
+
+def _mistakes(round: Round) -> str:
+    """What a drill was about and when each mistake was fixed, once it is over."""
+    if round.kind != "drill" or round.ended is None:
+        return ""
+    fixed = round.detail["fixed"]
+    names = [mistake["name"] for mistake in round.detail["drill"]["mistakes"]]
+    return ", ".join(f"{name} {clock(fixed[name]) if name in fixed else 'not fixed'}" for name in names)
 
 
 def _named(run: Run) -> str:

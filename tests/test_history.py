@@ -52,6 +52,8 @@ def test_only_all_levels_are_a_pass(history):
 
 def test_what_was_fixed_in_a_drill_is_no_pass_of_ones_own(history):
     assert history.record(verdict(PASSED), "a", origin="debug").passed
+    history.begin("drill", "attention", "torch", "drills/attention-1.py", 0.0)
+    history.record(replace(verdict(PASSED), attempt="drills/attention-1.py"), "a", origin="pytest")
     assert not history.may_see_solution("attention", "torch")
 
 
