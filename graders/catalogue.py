@@ -55,6 +55,12 @@ class Kata:
         """The framework that a file's name ends in, as the stubs' names do; else the kata's first."""
         return next((f for f in self.frameworks if path.stem.endswith(f"_{f}")), self.frameworks[0])
 
+    def offered(self, framework: str | None) -> str:
+        """The framework asked for, or the kata's first. Raises KataError if it is not offered in it."""
+        if framework not in (None, *self.frameworks):
+            raise KataError(f"{self.name} is offered in {', '.join(self.frameworks)}, not in {framework}")
+        return framework or self.frameworks[0]
+
     def solution(self, framework: str) -> Path:
         return self.folder.parent.parent / "solutions" / f"{self.name}{self._suffix(framework)}.py"
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from _pytest.assertion.rewrite import AssertionRewritingHook
 
+from graders import notebook
 from graders.catalogue import FRAMEWORKS, ROOT, Kata, find
 from graders.errors import KataError
 
@@ -76,7 +77,7 @@ class Request:
     @staticmethod
     def of(kata: Kata, config: pytest.Config) -> "Request":
         option = config.option
-        framework = option.framework or kata.framework_of(Path(option.attempt or "stub.py"))
+        framework = option.framework or _framework(kata, Path(option.attempt or "stub.py"))
         if framework not in kata.frameworks:
             raise pytest.UsageError(f"{kata.name} is offered in {', '.join(kata.frameworks)}, not in {framework}")
         if option.level is not None and not 1 <= option.level <= len(kata.levels):
@@ -95,6 +96,12 @@ class Request:
         words += [f"--device {option.device}"] if option.device != "auto" else []
         replay = " ".join([*words, f"--seed {option.seed}"])
         return Request(kata, framework, path, option.device, option.seed, option.hint, replay, option.level)
+
+
+def _framework(kata: Kata, attempt: Path) -> str:
+    """What a notebook says it is written in, or the framework that the file's name ends in."""
+    said = notebook.framework(attempt) if attempt.suffix == ".ipynb" else None
+    return said if said in kata.frameworks else kata.framework_of(attempt)
 
 
 def is_check(item: pytest.Item) -> bool:

@@ -105,6 +105,9 @@ class Server:
                         progress(Check(**answer["checking"]))
             except (OSError, ValueError) as error:
                 answer = {"fault": f"the grading process does not answer: {error}"}
+            except BaseException:
+                self.close()  # interrupted: what it would still answer must not be taken for the next answer
+                raise
             finally:
                 self.busy = False
         return Verdict.from_json(answer["verdict"]) if "verdict" in answer else str(answer["fault"])

@@ -136,6 +136,20 @@ def test_a_grading_can_be_stopped(tmp_path):
     assert grade("attention", SOLUTION, framework="numpy", level=1).passed
 
 
+def test_an_interrupted_grading_gives_its_verdict_to_nobody_else(tmp_path):
+    """As when a notebook's kernel is interrupted: the next call must not read the answer to the last one."""
+    slow = written(tmp_path, "import time\ntime.sleep(3)\n" + SOLUTION.read_text(encoding="utf-8"), "slow.py")
+    empty = written(tmp_path, "", "empty.py")
+    grade("attention", SOLUTION, framework="numpy", level=1)
+    timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        grade("attention", slow, framework="numpy")
+    verdict = grade("attention", empty, framework="numpy")
+    assert verdict.attempt.endswith("empty.py")
+    assert verdict.first_failure.outcome == "failed"
+
+
 def test_nothing_is_left_running(tmp_path):
     source = "import subprocess\nsubprocess.Popen(['sleep', '300'])\n" + SOLUTION.read_text(encoding="utf-8")
     assert grade("attention", written(tmp_path, source), framework="numpy", level=1).passed
