@@ -8,7 +8,7 @@ from typing import Any
 import psutil
 
 from graders import notebook, stubs
-from graders.catalogue import ROOT, Kata, find
+from graders.catalogue import FRAMEWORKS, ROOT, Kata, find
 from graders.errors import KataError, Mismatch
 from graders.history import History, Round
 
@@ -40,13 +40,14 @@ def choose(name: str, framework: str | None, attempt: Path | None, level: int | 
     framework = framework or (kata.framework_of(attempt) if attempt else kata.frameworks[0])
     if framework not in kata.frameworks:
         raise KataError(f"{name} is offered in {', '.join(kata.frameworks)}, not in {framework}")
-    if level is not None and not 1 <= level <= len(kata.levels):
-        raise KataError(f"there is no level {level}: {name} has {len(kata.levels)}")
+    levels = len(kata.levels_in(framework))
+    if level is not None and not 1 <= level <= levels:
+        raise KataError(f"there is no level {level}: {name} has {levels} in {FRAMEWORKS[framework]}")
     path = (attempt or kata.stub(framework)).resolve()
     if not path.is_file():
         advice = "" if attempt else f"; python scripts/reset.py {name} restores it"
         raise KataError(f"{attempt or path}: there is no such file{advice}")
-    return Choice(kata, framework, path, None if level == len(kata.levels) else level)
+    return Choice(kata, framework, path, None if level == levels else level)
 
 
 def this_process() -> list[float]:

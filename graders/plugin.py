@@ -80,8 +80,10 @@ class Request:
         framework = option.framework or _framework(kata, Path(option.attempt or "stub.py"))
         if framework not in kata.frameworks:
             raise pytest.UsageError(f"{kata.name} is offered in {', '.join(kata.frameworks)}, not in {framework}")
-        if option.level is not None and not 1 <= option.level <= len(kata.levels):
-            raise pytest.UsageError(f"there is no level {option.level}: {kata.name} has {len(kata.levels)}")
+        levels = len(kata.levels_in(framework))
+        if option.level is not None and not 1 <= option.level <= levels:
+            said = f"{kata.name} has {levels} in {FRAMEWORKS[framework]}"
+            raise pytest.UsageError(f"there is no level {option.level}: {said}")
         stub = kata.solution(framework) if option.solution else kata.stub(framework)
         path = Path(option.attempt).resolve() if option.attempt else stub
         if not path.is_file():

@@ -164,7 +164,7 @@ def summary(kept: Round, kata: Kata, best: Round | None) -> list[Line]:
     style = {"green": True, "bold": True} if "passed" in str(kept.outcome) else {"yellow": True}
     lines: list[Line] = [(f"{kept.outcome}: {clock(kept.active)} of {total}", style)]
     levels: dict[str, float] = kept.detail["levels"]
-    for number, title in enumerate(kata.levels[: kept.detail["level"]], 1):
+    for number, title in enumerate(kata.levels_in(kept.framework)[: kept.detail["level"]], 1):
         reached = clock(levels[str(number)]) if str(number) in levels else "not passed"
         lines.append((f"  level {number}  {title:<24} {reached:>10}", {}))
     counted = (("run", "runs"), ("hint", "hints"), ("pause", "pauses"))

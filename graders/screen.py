@@ -93,9 +93,9 @@ def _phases(practice: Practice, now: float, width: int) -> Text:
 
 def _levels(practice: Practice) -> list[Text]:
     """A line a level; of the grading that is under way, as far as it came."""
-    verdict = practice.shown
+    verdict, offered = practice.shown, practice.kata.levels_in(practice.framework)[: practice.choice.level]
     if verdict is None:
-        return [Text(f"  · level {i}  {name}", "bright_black") for i, name in enumerate(practice.kata.levels, 1)]
+        return [Text(f"  · level {i}  {name}", "bright_black") for i, name in enumerate(offered, 1)]
     lines: list[Text] = []
     for number, group in groupby(verdict.checks, key=lambda check: check.level):
         first = report.level_lines(number, practice.kata.levels[number - 1], list(group))[0]
@@ -104,9 +104,7 @@ def _levels(practice: Practice) -> list[Text]:
             text.append(f"   {clock(practice.timed.levels[number])}", "bright_black")
         lines.append(text)
     shown = {check.level for check in verdict.checks}
-    graded = [check.level for check in practice.verdict.checks] if practice.verdict else []
-    top = practice.choice.level or max(graded, default=len(practice.kata.levels))
-    rest = [(i, name) for i, name in enumerate(practice.kata.levels, 1) if i not in shown and i <= top]
+    rest = [(i, name) for i, name in enumerate(offered, 1) if i not in shown]
     return lines + [Text(f"  · level {i}  {name}", "bright_black") for i, name in rest]
 
 
@@ -154,7 +152,7 @@ def _before_the_start(practice: Practice) -> str:
     kata, minutes = practice.kata, practice.timed.minutes
     parts = "\n".join(f"- {phase.name}: {clock(phase.ends - phase.begins)}" for phase in phases(minutes))
     go_on = f"{clock(practice.timed.active)} of it are over: this round goes on.\n\n" if practice.timed.active else ""
-    levels = ", ".join(kata.levels[: practice.choice.level])
+    levels = ", ".join(kata.levels_in(practice.framework)[: practice.choice.level])
     return (
         f"# {kata.title}\n\n{minutes:g} minutes, {kata.difficulty}: {levels}.\n\n{go_on}"
         f"The clock counts your own time: it stands in a pause and while a save is graded.\n\n{parts}\n\n"

@@ -238,7 +238,7 @@ def test_what_was_asked_for_is_chosen_or_refused_in_one_line(tmp_path):
         (("atention", None, None, None), "did you mean 'attention'"),
         (("attention", "mxnet", None, None), "attention is offered in torch, jax, numpy, not in mxnet"),
         (("attention", None, tmp_path / "no.py", None), "there is no such file"),
-        (("attention", None, None, 5), "there is no level 5: attention has 4"),
+        (("attention", None, None, 5), "there is no level 5: attention has 4 in PyTorch"),
     ):
         with pytest.raises(KataError, match=said):
             choose(*arguments)
