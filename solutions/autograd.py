@@ -100,7 +100,7 @@ class Value:
         return _made(math.log(self.data), (self, 1 / self.data))
 
     def tanh(self) -> "Value":
-        """The hyperbolic tangent, whose derivative is 1 - tanh^2."""
+        """The hyperbolic tangent."""
         out = math.tanh(self.data)
         return _made(out, (self, 1 - out * out))
 
@@ -123,9 +123,6 @@ class Value:
             node.grad = 0.0
 
 
-Pull = Callable[[np.ndarray], np.ndarray]
-
-
 class Tensor:
     """An array that remembers what it was made of; the operations are NumPy's, broadcasting included.
 
@@ -138,7 +135,7 @@ class Tensor:
         self.data = np.asarray(data, np.float64)
         self.grad: np.ndarray | None = None
         self.requires_grad = requires_grad
-        self._links: tuple[tuple[Tensor, Pull], ...] = ()
+        self._links: tuple[tuple[Tensor, Callable[[np.ndarray], np.ndarray]], ...] = ()
 
     def __add__(self, other: "Tensor | float") -> "Tensor":
         """self + other."""
@@ -265,7 +262,7 @@ class Tensor:
                 pulled = _summed_to(pull(gradient), parent.data.shape)
                 under_way[parent] = under_way[parent] + pulled if parent in under_way else pulled
 
-    def _spread(self, axis: Axis, keepdims: bool) -> Pull:
+    def _spread(self, axis: Axis, keepdims: bool) -> Callable[[np.ndarray], np.ndarray]:
         """Carries the gradient of a reduction back over the entries that were reduced."""
 
         def spread(g: np.ndarray) -> np.ndarray:
@@ -346,7 +343,7 @@ def _tensor(x: Tensor | float) -> Tensor:
     return x if isinstance(x, Tensor) else Tensor(x)
 
 
-def _joined(data: np.ndarray, *links: tuple[Tensor, Pull]) -> Tensor:
+def _joined(data: np.ndarray, *links: tuple[Tensor, Callable[[np.ndarray], np.ndarray]]) -> Tensor:
     """A result with those of its parents that need a gradient, and what carries it to them."""
     kept = tuple((parent, pull) for parent, pull in links if parent.requires_grad)
     out = Tensor(data, bool(kept))
