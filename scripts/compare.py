@@ -10,6 +10,7 @@ Figures are always shown; the reference's code after a pass of all levels, or wi
 import contextlib
 import random
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,7 @@ import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
     from graders.catalogue import Kata
     from graders.compare.code import Pair, Spans
@@ -122,18 +124,19 @@ def _lock(console: "Console", kata: "Kata", framework: str, *, give_up: bool, ye
 
 
 def _sure(console: "Console", kata: "Kata") -> bool:
-    console.print(f"The reference solution of {kata.title} is shown, and it is recorded that it was. Go on? \\[y/N] ", end="")
+    console.print(f"This shows the reference solution of {kata.title}, and records that you asked for it.")
+    console.print("Show it? \\[y/N] ", end="")
     return input().strip().lower() in ("y", "yes")
 
 
 @contextlib.contextmanager
-def _progress(console: "Console"):  # type: ignore[no-untyped-def]  # noqa: ANN202
-    """A function that says what is being measured, in one line that goes away."""
+def _progress(console: "Console") -> Iterator[Callable[[str], None]]:
+    """What says what is being measured, in one line that goes away."""
     if not console.is_terminal:
         yield lambda _: None
         return
     with console.status("starting", spinner="dots") as status:
-        yield lambda what: status.update(what)
+        yield status.update
 
 
 def _show(console: "Console", kata: "Kata", findings: "Findings", source: str, locked: str) -> None:
@@ -156,21 +159,21 @@ def _show(console: "Console", kata: "Kata", findings: "Findings", source: str, l
 
 
 def _numbers(console: "Console", numbers: "Numbers") -> None:
-    """A table without the columns that only the page has room for; what is wrong has a mark where there is no colour."""
+    """A table without what only the page has room for; what is wrong has a mark where there is no colour."""
     from rich.table import Table
     from rich.text import Text
 
     styles = {"": "", "quiet": "dim", "bad": "red", "good": "green"}
-    heads = {"reference": "ref."}
     table = Table(box=None, padding=(0, 0, 0, 2), pad_edge=False)
     groups = [heading if i == 0 else "" for heading, span in numbers.groups for i in range(span)]
     shown = [i for i, head in enumerate(numbers.head) if head != "kernel"]
     for i in shown:
-        head = heads.get(numbers.head[i], numbers.head[i])
-        table.add_column(f"{groups[i]}\n{head}", justify="left" if i == 0 else "right", no_wrap=True, header_style="dim")
+        head = f"{groups[i]}\n{numbers.head[i].replace('reference', 'ref.')}"
+        table.add_column(head, justify="right" if i else "left", no_wrap=True, header_style="dim")
+    plain = console.color_system is None
     for row in numbers.rows:
-        cells = [(row[i].text + (" !" if row[i].tone == "bad" and not console.color_system else ""), row[i]) for i in shown]
-        table.add_row(*(Text(text, style=styles[cell.tone]) for text, cell in cells))
+        cells = [row[i] for i in shown]
+        table.add_row(*(Text(c.text + " !" * (plain and c.tone == "bad"), style=styles[c.tone]) for c in cells))
     console.print(f"\n[bold]{numbers.title}[/]")
     console.print(table)
     console.print(numbers.caption, style="dim", markup=False)
@@ -196,7 +199,7 @@ def _pair(console: "Console", pair: "Pair") -> None:
     console.print(table)
 
 
-def _line(spans: "Spans", style: str, marked: str):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _line(spans: "Spans", style: str, marked: str) -> "Text":
     from rich.text import Text
 
     return Text.assemble(*((text, marked if mark else style) for text, mark in spans))

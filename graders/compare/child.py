@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from graders import attempt as attempts
 from graders import backends, stubs
 from graders.attempt import Attempt
 from graders.catalogue import Kata
-from graders.checks.cases import Case
+from graders.checks.cases import Case, Results
 from graders.checks.values import budget
 from graders.compare.findings import Error, Shape, Task, Time
 from graders.compare.plan import Picture, Plan, Probe, load
@@ -131,10 +132,14 @@ def _errors(probe: Probe, task: Task, sides: dict[str, Attempt], seed: int) -> F
     exact, rough = case.exact(), case.rough()
     for side, attempt in sides.items():
         with _active(attempt):
-            yield side, _said(lambda attempt=attempt: _error(case.run(attempt.on(task.place)), exact, rough))
+            yield side, _said(partial(_run_and_judge, case, attempt.on(task.place), exact, rough))
 
 
-def _error(got: dict[str, np.ndarray], exact: dict[str, np.ndarray], rough: dict[str, np.ndarray]) -> Error:
+def _run_and_judge(case: Any, attempt: Attempt, exact: Results, rough: Results) -> Error:
+    return _error(case.run(attempt), exact, rough)
+
+
+def _error(got: Results, exact: Results, rough: Results) -> Error:
     size = own = 0.0
     within = True
     for name, right in exact.items():
@@ -161,9 +166,7 @@ def _costs(probe: Probe, task: Task, sides: dict[str, Attempt], seed: int) -> Fo
                 return attempt.cost(case.name, case.args, case.options)
             ready = probe.ready
             assert ready is not None
-            return attempt.play(
-                case.name, lambda m: m.cost(ready(m, **case.arrays)), dtype="float32", draws=case.draws
-            )
+            return attempt.play(case.name, lambda m: m.cost(ready(m, **case.arrays)), dtype="float32", draws=case.draws)
 
         with _active(attempt):
             yield side, _said(count)
@@ -175,10 +178,10 @@ def _times(probe: Probe, task: Task, sides: dict[str, Attempt], seed: int) -> Fo
     calls: dict[str, Callable[[], None]] = {}
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings(action="ignore"))
+        backends.load(next(iter(sides.values())).framework).for_speed()
         for side, attempt in sides.items():
-            attempt.backend.for_speed()
             with _active(attempt):
-                made = _said(lambda attempt=attempt: _call(probe, case, attempt, task.place, stack))
+                made = _said(partial(_call, probe, case, attempt, task.place, stack))
             if isinstance(made, str):
                 yield side, made
             else:

@@ -89,8 +89,10 @@ def _kept(source: str, tree: ast.Module) -> dict[int, str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and node.body:
             first = node.body[0]
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(
-                first.value.value, str
+            if (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
             ):
                 docstrings.update(range(first.lineno, (first.end_lineno or first.lineno) + 1))
     lines = source.splitlines()
@@ -136,7 +138,7 @@ def _partners(own: Sequence[Unit], right: Sequence[Unit]) -> dict[str, Unit]:
 def _likeness(a: Unit, b: Unit) -> float:
     """How alike the tokens are, names of the functions themselves aside."""
     texts = ["\n".join(unit.lines).replace(unit.name.rpartition(".")[2], "_") for unit in (a, b)]
-    return difflib.SequenceMatcher(None, *(_words(text) for text in texts), autojunk=False).ratio()
+    return difflib.SequenceMatcher(None, _words(texts[0]), _words(texts[1]), autojunk=False).ratio()
 
 
 def _words(text: str) -> list[str]:

@@ -12,13 +12,17 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from graders.compare.findings import duration, short
 
 # Each stands for a colour of the page: the SVG says var(--yours) where matplotlib was told YOURS.
 INK, MUTED, LINE, YOURS, REFERENCE, PAPER = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
 VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", YOURS: "yours", REFERENCE: "reference", PAPER: "paper"}
+ACROSS = 4  # growth curves in a row
 GAP = 0.04  # around each square of a matrix
 SIDE = {"yours": YOURS, "reference": REFERENCE}
-STYLE = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "font.size": 9.0,
     "text.color": INK,
@@ -108,7 +112,7 @@ def shade(ax: Axes, values: np.ndarray, side: str, *, top: float | None = None) 
 def both(ax: Axes, x: Any, yours: Any, reference: Any, *, marks: bool = True) -> None:
     """A curve of each side: the reference broad and behind, so that both are seen where they agree."""
     if reference is not None:
-        ax.plot(x if not isinstance(x, dict) else x["reference"], reference, color=REFERENCE, linewidth=4.5, alpha=0.35,
+        ax.plot(x if not isinstance(x, dict) else x["reference"], reference, color=REFERENCE, linewidth=4.5, alpha=0.5,
                 solid_capstyle="round", zorder=1)  # fmt: skip
     if yours is not None:
         ax.plot(x if not isinstance(x, dict) else x["yours"], yours, color=YOURS, linewidth=1.5,
@@ -120,29 +124,25 @@ def failed(ax: Axes, side: str = "yours") -> None:
     ax.text(0.5, 0.5, f"{side}: nothing", transform=ax.transAxes, ha="center", va="center", color=MUTED)
 
 
-def growth(figure: Figure, curves: Sequence[tuple[str, str, dict[int, float], dict[int, float]]], unit: str) -> None:
+def growth(figure: Figure, curves: Sequence[tuple[str, str, dict[int, float], dict[int, float]]]) -> None:
     """Small multiples on logarithmic axes: (title, what n is, the attempt by n, the reference by n)."""
-    axes = figure.subplots(1, len(curves), squeeze=False)[0]
-    for ax, (title, grows, yours, reference) in zip(axes, curves, strict=True):
+    axes = figure.subplots(1, ACROSS, sharey=True)
+    for ax in axes[len(curves) :]:
+        ax.set_visible(False)
+    for ax, (title, grows, yours, reference) in zip(axes, curves, strict=False):
         both(ax, {"yours": list(yours), "reference": list(reference)}, list(yours.values()), list(reference.values()))
         ax.set(xscale="log", yscale="log", title=title, xlabel=grows)
-        ticks = sorted({*yours, *reference})
-        ax.set_xticks(ticks, [f"{n:,}" for n in ticks])
-        values = [*yours.values(), *reference.values()]
-        if values and max(values) < 3 * min(values):  # a flat curve is to look flat
-            middle = (max(values) * min(values)) ** 0.5
-            ax.set_ylim(middle / 4, middle * 4)
-        _plain_ticks(ax)
-    axes[0].set_ylabel(unit)
+        ax.set_xticks(ticks := sorted({*yours, *reference}), [short(n) for n in ticks])
+        ax.xaxis.set_minor_locator(NullLocator())
+    values = [value for curve in curves for side in curve[2:] for value in side.values()]
+    _readable(axes[0], min(values), max(values))
 
 
-def _plain_ticks(ax: Axes) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
-
-    from graders.compare.findings import duration, short
-
-    seconds = ax.get_ylim()[1] < 100 and ax.get_ylim()[0] < 0.1
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.yaxis.set_major_locator(LogLocator(base=10, numticks=5))
-    ax.yaxis.set_minor_formatter(NullFormatter())
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: duration(y) if seconds else short(y)))
+def _readable(ax: Axes, least: float, most: float) -> None:
+    """Two decades at least, so that a flat curve looks flat; numbers as people write them."""
+    middle, reach = (least * most) ** 0.5, max((most / least) ** 0.5 * 1.25, 8.0)
+    ax.set_ylim(middle / reach, middle * reach)
+    ax.yaxis.set_major_locator(LogLocator(base=10, numticks=6))
+    ax.yaxis.set_minor_locator(NullLocator())
+    is_time = most < 10 and least < 0.5
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: duration(y) if is_time else short(y)))

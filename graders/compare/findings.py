@@ -9,7 +9,13 @@ from typing import Any
 from graders.cost import Cost
 
 SIDES = ("yours", "reference")
-COST_NAMES = {"flops": "FLOPs in products", "largest": "largest intermediate", "peak": "bytes held", "ops": "operations"}
+COST_NAMES = {
+    "flops": "FLOPs in products",
+    "largest": "largest intermediate",
+    "peak": "bytes held",
+    "ops": "operations",
+}
+COST_SHORT = {"flops": "FLOPs", "largest": "largest", "peak": "bytes", "ops": "ops"}
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import html
 import keyword
 import platform
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,40 +52,43 @@ def own_pictures(kata: Kata, findings: Findings) -> list[dict[str, str]]:
         if data == [None, None]:
             continue
         try:
-            drawn = drawing.svg(lambda figure, p=picture, d=data: p.draw(figure, *d), picture.size, picture.alt)
+            drawn = drawing.svg(partial(picture.draw, yours=data[0], reference=data[1]), picture.size, picture.alt)
         except Exception as error:
             if data[0] is None:
                 raise KataError(f"the picture {picture.title!r} cannot be drawn: {error}") from error
             # what the attempt gave may be of any kind: the reference's alone is drawn then
             findings.found[Task("picture", picture.title), "yours"] = f"cannot be drawn: {error}"
-            drawn = drawing.svg(lambda figure, p=picture, d=data: p.draw(figure, None, d[1]), picture.size, picture.alt)
+            drawn = drawing.svg(partial(picture.draw, yours=None, reference=data[1]), picture.size, picture.alt)
         found.append({"title": picture.title, "caption": picture.caption, "svg": drawn})
     return found
 
 
 def growth_curves(findings: Findings) -> list[dict[str, str]]:
-    """A row of curves for each cost and for the time on each device."""
+    """Rows of curves for each cost and for the time on each device."""
     from graders.compare import drawing
 
-    rows: list[tuple[str, str, list[Any]]] = []
-    for what in findings.counted():
-        curves = [(p.title, p.grows, *(findings.cost(p, what, side) for side in SIDES)) for p in findings.probes]
-        rows.append((COST_NAMES[what][0].upper() + COST_NAMES[what][1:], "", curves))
+    rows: list[tuple[str, list[Any]]] = []
     for place in findings.places:
-        curves = []
+        curves: list[Any] = []
         for p in findings.probes:
             both = [{n: t.seconds for n, t in findings.times(p, place, side).items()} for side in SIDES]
             curves.append((p.title, p.grows, *both))
-        rows.append((f"Time on {'the CPU' if place == 'cpu' else 'CUDA'}", "", curves))
+        rows.append((f"Time on {'the CPU' if place == 'cpu' else 'CUDA'}", curves))
+    for what in findings.counted():
+        curves = [(p.title, p.grows, *(findings.cost(p, what, side) for side in SIDES)) for p in findings.probes]
+        positive = [
+            (title, grows, *({n: y for n, y in c.items() if y > 0} for c in cs)) for title, grows, *cs in curves
+        ]
+        rows.append((COST_NAMES[what][0].upper() + COST_NAMES[what][1:], positive))
     found = []
-    for title, unit, curves in rows:
-        shown = [curve for curve in curves if any(map(any, (c.values() for c in curve[2:])))]
-        for start in range(0, len(shown), 4):
-            part = shown[start : start + 4]
+    for title, curves in rows:
+        shown = [curve for curve in curves if any(curve[2:])]
+        for start in range(0, len(shown), drawing.ACROSS):
+            part = shown[start : start + drawing.ACROSS]
             names = ", ".join(curve[0] for curve in part)
             alt = f"{title} of {names} as sizes grow: the attempt's curve and the reference's."
-            draw = lambda figure, part=part, unit=unit: drawing.growth(figure, part, unit)  # noqa: E731
-            found.append({"title": title if not start else "", "svg": drawing.svg(draw, (2.6 * max(len(part), 2), 2.3), alt)})
+            drawn = drawing.svg(partial(drawing.growth, curves=part), (10.4, 2.3), alt)
+            found.append({"title": title if not start else "", "svg": drawn})
     return found
 
 

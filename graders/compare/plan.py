@@ -38,18 +38,18 @@ class Picture:
     """A picture that only this kata has.
 
     take(m, rng) gives arrays by name of one side, m being graders.native's view of it; it runs where the attempt is
-    confined. draw(figure, yours, reference) draws both with matplotlib in the colours of graders.compare.drawing; a
-    side that failed is None. alt: what is to be seen, for who cannot see it. size: inches. seconds: for one side.
-    draws: the person's code may use the global random number generators.
+    confined. draw(figure, yours=..., reference=...) draws both with matplotlib in the colours of
+    graders.compare.drawing; a side that failed is None. alt: what is to be seen, for who cannot see it. size: inches.
+    seconds: for one side. draws: the person's code may use the global random number generators.
     """
 
     title: str
     caption: str
     alt: str
     take: Callable[[Any, Any], Data]
-    draw: Callable[[Any, Data | None, Data | None], None]
+    draw: Callable[..., None]
     size: tuple[float, float] = (9.0, 4.0)
-    seconds: float = 30.0
+    seconds: float = 5.0
     draws: bool = True
     only: tuple[str, ...] = ()
 
@@ -84,9 +84,9 @@ def load(kata: Kata, framework: str) -> Plan:
 
 
 def _chosen(items: Sequence[Any], kind: type, framework: str) -> list[Any]:
+    if strange := [item for item in items if type(item) is not kind]:
+        raise TypeError(f"{strange[0]!r} is no {kind.__name__}")
     for item in items:
-        if not isinstance(item, kind):
-            raise TypeError(f"{item!r} is no {kind.__name__}")
         if unknown := sorted(set(item.only) - set(FRAMEWORKS)):
             raise ValueError(f"{item.title!r} is for {unknown[0]!r}, which is no framework")
     return [item for item in items if not item.only or framework in item.only]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from graders.compare.code import code_lines
 from graders.compare.findings import (
     COST_NAMES,
+    COST_SHORT,
     SIDES,
     Error,
     Findings,
@@ -36,6 +37,7 @@ class Table:
     groups: tuple[tuple[str, int], ...]  # (heading, columns it spans)
     head: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
+    more: str = ""  # on the page alone, which has room for the kernel's own error
 
 
 DASH = Cell("—", "quiet")
@@ -60,14 +62,12 @@ def _errors(findings: Findings, place: str) -> Table:
                 own = next((e.own for e in both if isinstance(e, Error)), None)
                 cells += [*map(_error, both), Cell(f"{own:.1e}", "quiet") if own is not None else DASH]
             rows.append((_call(probe, probe.error_sizes, n), Cell(f"{n:,}", "quiet"), *cells))
-    caption = (
-        "The largest error over the largest entry of the answer, against a float64 kernel. kernel: what its own formula "
-        "makes in that dtype (float64: float32's, made finer). Red is more than a check lets pass."
-    )
+    caption = "The largest error over the answer's largest entry, against a float64 kernel; red or !: more than a check lets pass."
+    more = "kernel: what its own formula makes in that dtype (in float64: float32's, made finer)."
     where = "" if findings.places == ("cpu",) else f" on {place}"
     groups = (("", 2), *((dtype, 3) for dtype in findings.dtypes))
     head = ("call", "n", *(("yours", "reference", "kernel") * len(findings.dtypes)))
-    return Table(f"Error{where}", caption, groups, head, tuple(rows))
+    return Table(f"Error{where}", caption, groups, head, tuple(rows), more)
 
 
 def _error(error: object) -> Cell:
@@ -99,12 +99,12 @@ def _costs(findings: Findings) -> Table:
         cells = [_power(powers[what, side], powers[what, "reference"]) for what in counted for side in SIDES]
         rows.append((Cell(""), Cell("grows as", "quiet"), *cells))
     caption = (
-        "Counted in one forward call, not timed: 2 FLOPs a multiply-add of the matrix products alone, the elements of the "
-        "largest intermediate, the operations dispatched. The last row is the growth over the last doubling."
+        "Counted in one call, not timed. FLOPs: 2 a multiply-add of matrix products, nothing else; largest: elements "
+        "of the largest intermediate; ops: operations dispatched. grows as: over the last doubling."
     )
     if findings.framework == "numpy":
         caption = "Bytes held at the most beyond the inputs, in one forward call; NumPy shows its allocations alone."
-    groups = (("", 2), *((COST_NAMES[what], 2) for what in counted))
+    groups = (("", 2), *((COST_SHORT[what], 2) for what in counted))
     return Table("Cost as sizes grow", caption, groups, ("call", "n", *(SIDES * len(counted))), tuple(rows))
 
 
@@ -125,10 +125,10 @@ def _times(findings: Findings) -> Table:
                 mine, right = (times[place, side].get(n) for side in SIDES)
                 cells += [Cell(duration(t.seconds)) if t else DASH for t in (mine, right)] + [ratio(mine)]
             rows.append((_call(probe, probe.sizes, n), Cell(f"{n:,}", "quiet"), *cells))
-    how = "one thread, float32" if findings.framework == "torch" else "float32"
+    how = "float32, one thread, in seconds of CPU time" if "cpu" in findings.places else "float32"
     caption = (
-        f"Medians of a call in {how}, the two taken in turns in one run after a warm-up. ratio: the median of the pairs' "
-        "ratios, and their quartiles; the seconds are this machine's, the ratio is what to compare."
+        f"Medians of a call in {how}, both taken in turns in one run after a warm-up. ratio: the median of the pairs' "
+        "ratios (and quartiles); seconds are this machine's, the ratio is what to compare."
     )
     groups = (("", 2), *((place, 3) for place in findings.places))
     head = ("call", "n", *(("yours", "reference", "ratio") * len(findings.places)))
@@ -165,5 +165,3 @@ def summary(findings: Findings, yours: str, reference: str) -> list[Figure]:
     overall = findings.overall()
     found += [Figure(names[what], times(overall[what]), "the reference's") for what in names if what in overall]
     return [*found, Figure("lines of code", str(code_lines(yours)), f"the reference's {code_lines(reference)}")]
-
-

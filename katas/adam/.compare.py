@@ -4,7 +4,7 @@ import numpy as np
 
 from graders.checks import Case, Scenario
 from graders.compare import Picture, Probe
-from graders.compare.drawing import INK, LINE, MUTED, both
+from graders.compare.drawing import INK, MUTED, both
 from graders.kernels import adam as kernels
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
@@ -152,10 +152,11 @@ def draw(figure, yours, reference):
     axes = figure.subplots(1, len(titles), squeeze=False)[0]
     x, y = np.meshgrid(np.linspace(-1.4, 1.6, 140), np.linspace(-0.6, 2.2, 140))
     for ax, title in zip(axes, titles, strict=True):
-        ax.contour(x, y, surface(x, y), levels=np.geomspace(0.05, 60, 11), colors=LINE, linewidths=0.8)
+        ax.contour(x, y, surface(x, y), levels=np.geomspace(0.05, 60, 11), colors=MUTED, linewidths=0.7, alpha=0.5)
         mine, right = (data[title] if data else None for data in (yours, reference))
         curves = [way[:, 1] if way is not None else None for way in (mine, right)]
-        across = {"yours": mine[:, 0] if mine is not None else [], "reference": right[:, 0] if right is not None else []}
+        sides = {"yours": mine, "reference": right}
+        across = {side: way[:, 0] for side, way in sides.items() if way is not None}
         both(ax, across, *curves, marks=False)
         ax.plot(*START, "o", color=MUTED, markersize=4)
         ax.plot(1, 1, "+", color=INK, markersize=8)
@@ -170,8 +171,8 @@ PROBES = (
 PICTURES = (
     Picture(
         "Down a curved valley",
-        f"{PATH} steps on Rosenbrock's function, flattened, from the dot; the cross is the minimum. AdamW's decay pulls "
-        "towards the origin, which is why it does not arrive.",
+        f"{PATH} steps on Rosenbrock's function, flattened, from the dot; the cross is the minimum. AdamW's decay "
+        "pulls towards the origin, which is why it does not arrive.",
         "Contours of a curved valley with the paths of each optimizer, the attempt's on the reference's.",
         take,
         draw,

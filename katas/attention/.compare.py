@@ -95,9 +95,9 @@ PROBES = (
 PICTURES = (
     Picture(
         "Attention weights",
-        "Row i is where query i looks. With the identity for values, the result of attention is its weights. Above with "
-        "a mask that hides the last four keys from all queries and every key from query 5; below causal. The heads are "
-        "made to look at the same place, one back, at every fourth place, and at all alike.",
+        "Row i is where query i looks. With the identity for values, the result of attention is its weights. Above "
+        "with a mask that hides the last four keys from all queries and every key from query 5; below causal. The "
+        "heads are made to look at the same place, one back, at every fourth place, and at all alike.",
         "Grids of attention weights: four heads, masked and causal, the attempt's above the reference's.",
         take,
         draw,
