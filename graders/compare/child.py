@@ -107,7 +107,8 @@ def tasks(plan: Plan, places: Collection[str], dtypes: Collection[str], pictures
         yield Task("picture", picture.title)
     for probe in plan.probes:
         for n in probe.error_sizes:
-            yield from (Task("error", probe.title, n, place, dtype) for place in places for dtype in dtypes)
+            here = [dtype for dtype in dtypes if not probe.dtypes or dtype in probe.dtypes]
+            yield from (Task("error", probe.title, n, place, dtype) for place in places for dtype in here)
         if _is_counted(probe):
             for n in probe.sizes:
                 yield Task("cost", probe.title, n)
@@ -158,7 +159,7 @@ def _error(got: Results, exact: Results, rough: Results) -> Error:
 
 
 def _costs(probe: Probe, task: Task, sides: dict[str, Attempt], seed: int) -> Found:
-    case = _case(probe, task.n, seed).cast("float32")
+    case = _case(probe, task.n, seed).cast(probe.usual)
     for side, attempt in sides.items():
 
         def count(attempt: Attempt = attempt) -> Any:
@@ -166,7 +167,9 @@ def _costs(probe: Probe, task: Task, sides: dict[str, Attempt], seed: int) -> Fo
                 return attempt.cost(case.name, case.args, case.options)
             ready = probe.ready
             assert ready is not None
-            return attempt.play(case.name, lambda m: m.cost(ready(m, **case.arrays)), dtype="float32", draws=case.draws)
+            return attempt.play(
+                case.name, lambda m: m.cost(ready(m, **case.arrays)), dtype=probe.usual, draws=case.draws
+            )
 
         with _active(attempt):
             yield side, _said(count)
@@ -174,7 +177,7 @@ def _costs(probe: Probe, task: Task, sides: dict[str, Attempt], seed: int) -> Fo
 
 def _times(probe: Probe, task: Task, sides: dict[str, Attempt], seed: int) -> Found:
     """Both in turns, in one run, after a warm-up of each: what disturbs the machine disturbs both."""
-    case = _case(probe, task.n, seed).cast("float32")
+    case = _case(probe, task.n, seed).cast(probe.usual)
     calls: dict[str, Callable[[], None]] = {}
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings(action="ignore"))
@@ -213,7 +216,7 @@ def _call_in(probe: Probe, case: Any, attempt: Attempt, place: str, stack: ExitS
     else:
         assert probe.ready is not None
         ready, arrays = probe.ready, case.arrays
-        work = there.play(case.name, lambda m: ready(m, **arrays), dtype="float32", draws=case.draws)
+        work = there.play(case.name, lambda m: ready(m, **arrays), dtype=probe.usual, draws=case.draws)
     given = case.args if isinstance(case, Case) else case.arrays.values()
     stack.enter_context(backend.scope([x for x in given if isinstance(x, np.ndarray)], place))
 

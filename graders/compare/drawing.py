@@ -71,6 +71,7 @@ def _inline(text: str, alt: str) -> str:
     own = f"p{zlib.crc32(alt.encode()):08x}-"
     body = re.sub(r'\bid="', f'id="{own}', body)
     body = re.sub(r'(url\(#|href="#)', rf"\g<1>{own}", body)
+    body = re.sub(r"(\d+\.\d\d)\d+", r"\1", body)  # hundredths of a point will do
     for colour, name in VARIABLES.items():
         body = body.replace(colour, f"var(--{name})")
     box = re.search(r'viewBox="([^"]+)"', text)

@@ -17,7 +17,8 @@ class Probe:
 
     make(rng, n) gives a graders.checks Case or Scenario of size n; `grows` says what n is: "T = S". Of a Scenario the
     part that ready(m, **arrays) returns is counted and timed, a function of nothing; without `ready`, neither is.
-    accurate: the sizes at which the error is taken, for a kernel that is slow (all).
+    accurate: the sizes at which the error is taken, for a kernel that is slow (all). dtypes: those that there are (the
+    framework's); cost and time are taken in float32, or in the first of these.
     """
 
     title: str
@@ -26,11 +27,17 @@ class Probe:
     make: Callable[[Any, int], Any]
     ready: Callable[..., Callable[[], Any]] | None = None
     accurate: tuple[int, ...] | None = None
+    dtypes: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
 
     @property
     def error_sizes(self) -> tuple[int, ...]:
         return self.sizes if self.accurate is None else self.accurate
+
+    @property
+    def usual(self) -> str:
+        """The dtype of cost and time."""
+        return self.dtypes[0] if self.dtypes else "float32"
 
 
 @dataclass(frozen=True)

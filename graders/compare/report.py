@@ -53,20 +53,24 @@ def tables(findings: Findings) -> list[Table]:
 
 def _errors(findings: Findings, place: str) -> Table:
     rows = []
+    dtypes = [dtype for dtype in findings.dtypes if any(t.dtype == dtype for t, _ in findings.found)]
     for probe in findings.probes:
         for n in probe.error_sizes:
             cells = []
-            for dtype in findings.dtypes:
+            for dtype in dtypes:
                 task = Task("error", probe.title, n, place, dtype)
                 both = [findings.get(task, side) for side in SIDES]
                 own = next((e.own for e in both if isinstance(e, Error)), None)
                 cells += [*map(_error, both), Cell(f"{own:.1e}", "quiet") if own is not None else DASH]
             rows.append((_call(probe, probe.error_sizes, n), Cell(f"{n:,}", "quiet"), *cells))
-    caption = "The largest error over the answer's largest entry, against a float64 kernel; red or !: more than a check lets pass."
+    caption = (
+        "The largest error over the answer's largest entry, against a float64 kernel; red or !: more than a check "
+        "lets pass."
+    )
     more = "kernel: what its own formula makes in that dtype (in float64: float32's, made finer)."
     where = "" if findings.places == ("cpu",) else f" on {place}"
-    groups = (("", 2), *((dtype, 3) for dtype in findings.dtypes))
-    head = ("call", "n", *(("yours", "reference", "kernel") * len(findings.dtypes)))
+    groups = (("", 2), *((dtype, 3) for dtype in dtypes))
+    head = ("call", "n", *(("yours", "reference", "kernel") * len(dtypes)))
     return Table(f"Error{where}", caption, groups, head, tuple(rows), more)
 
 
