@@ -1,13 +1,6 @@
 """In the child: measures the attempt and the reference on the same inputs, both through the door."""
 
-import gc
-import statistics
-import sys
-import time
-import warnings
-import zlib
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,14 +14,12 @@ from graders.attempt import Attempt
 from graders.catalogue import Kata
 from graders.checks.cases import Case, Results
 from graders.checks.values import budget
-from graders.compare.findings import Error, Shape, Task, Time
+from graders.compare.findings import Error, Shape, Task
 from graders.compare.plan import Picture, Plan, Probe, load
-from graders.errors import KataError, Mismatch, NotStarted
+from graders.compare.sides import Found, active, case_of, draws, said
+from graders.compare.timing import measure_times
+from graders.errors import KataError, Mismatch
 
-SAMPLE = 2e-3  # seconds that one sample of a time should take at least
-BUDGET = 0.5  # seconds for the samples of one call
-PAIRS = (6, 60)  # samples of each side, at least and at most
-CLOCKS = {"cpu": time.process_time}  # what others do on the machine does not count there; elsewhere the wall's
 Send = Callable[[Any], None]
 
 
@@ -58,7 +49,7 @@ def serve(send: Send, order: Order) -> None:
         send(("refused", str(error)))
         return
     dtypes = tuple(sorted(backend.dtypes, key=["float64", "float32", "bfloat16"].index))
-    shapes = tuple(Shape(p.title, p.grows, p.sizes, p.error_sizes) for p in plan.probes)
+    shapes = tuple(Shape(p.title, p.grows, p.sizes, p.error_sizes, p.usual) for p in plan.probes)
     pictures = tuple(picture.title for picture in plan.pictures) if order.pictures else ()
     send(("plan", places, dtypes, shapes, pictures))
     sides = _sides(send, order, backend)
@@ -70,7 +61,7 @@ def serve(send: Send, order: Order) -> None:
         these = {side: a for side, a in sides.items() if side == "reference" or task not in order.alone}
         if task.kind == "picture":
             (picture,) = (p for p in plan.pictures if p.title == task.of)
-            found = _take(picture, these, order.seed)
+            found = take(picture, these, order.seed)
         else:
             found = MEASURES[task.kind](probes[task.of], task, these, order.seed)
         for side, result in found:
@@ -120,20 +111,12 @@ def _is_counted(probe: Probe) -> bool:
     return probe.ready is not None or isinstance(probe.make(np.random.default_rng(0), probe.sizes[0]), Case)
 
 
-def _case(probe: Probe, n: int, seed: int) -> Any:
-    """The same for both sides, in each kind of measurement."""
-    return probe.make(np.random.default_rng([seed, zlib.crc32(probe.title.encode()), n]), n)
-
-
-Found = Iterator[tuple[str, Any]]
-
-
 def _errors(probe: Probe, task: Task, sides: dict[str, Attempt], seed: int) -> Found:
-    case = _case(probe, task.n, seed).cast(task.dtype)
+    case = case_of(probe, task.n, seed).cast(task.dtype)
     exact, rough = case.exact(), case.rough()
     for side, attempt in sides.items():
-        with _active(attempt):
-            yield side, _said(partial(_run_and_judge, case, attempt.on(task.place), exact, rough))
+        with active(attempt):
+            yield side, said(partial(_run_and_judge, case, attempt.on(task.place), exact, rough))
 
 
 def _run_and_judge(case: Any, attempt: Attempt, exact: Results, rough: Results) -> Error:
@@ -159,7 +142,7 @@ def _error(got: Results, exact: Results, rough: Results) -> Error:
 
 
 def _costs(probe: Probe, task: Task, sides: dict[str, Attempt], seed: int) -> Found:
-    case = _case(probe, task.n, seed).cast(probe.usual)
+    case = case_of(probe, task.n, seed).cast(probe.usual)
     for side, attempt in sides.items():
 
         def count(attempt: Attempt = attempt) -> Any:
@@ -171,132 +154,20 @@ def _costs(probe: Probe, task: Task, sides: dict[str, Attempt], seed: int) -> Fo
                 case.name, lambda m: m.cost(ready(m, **case.arrays)), dtype=probe.usual, draws=case.draws
             )
 
-        with _active(attempt):
-            yield side, _said(count)
+        with active(attempt):
+            yield side, said(count)
 
 
-def _times(probe: Probe, task: Task, sides: dict[str, Attempt], seed: int) -> Found:
-    """Both in turns, in one run, after a warm-up of each: what disturbs the machine disturbs both."""
-    case = _case(probe, task.n, seed).cast(probe.usual)
-    calls: dict[str, Callable[[], None]] = {}
-    with ExitStack() as stack:
-        stack.enter_context(warnings.catch_warnings(action="ignore"))
-        backends.load(next(iter(sides.values())).framework).for_speed()
-        for side, attempt in sides.items():
-            with _active(attempt):
-                made = _said(partial(_call, probe, case, attempt, task.place, stack))
-            if isinstance(made, str):
-                yield side, made
-            else:
-                calls[side] = made
-        yield from _in_turns(calls, CLOCKS.get(task.place, time.perf_counter))
-
-
-def _call(probe: Probe, case: Any, attempt: Attempt, place: str, stack: ExitStack) -> Callable[[], None]:
-    """The call to be timed, tried once; under `jit` in JAX, unless it does not trace."""
-    backend = attempt.backend
-    if backend.name == "jax" and place == "cpu":
-        try:
-            return _call_in(probe, case, attempt, "jit", stack)
-        except Mismatch:
-            return _call_in(probe, case, attempt, backend.direct, stack)
-    return _call_in(probe, case, attempt, place, stack)
-
-
-def _call_in(probe: Probe, case: Any, attempt: Attempt, place: str, stack: ExitStack) -> Callable[[], None]:
-    backend, there = attempt.backend, attempt.on(place)
-    if isinstance(case, Case):
-        case.run(there)
-        function = attempt.find(case.name)
-        args = [there.to(x) for x in case.args]
-        options = {name: there.to(x) for name, x in case.options.items()}
-
-        def work() -> Any:
-            return backend.run(function, args, options, place)
-    else:
-        assert probe.ready is not None
-        ready, arrays = probe.ready, case.arrays
-        work = there.play(case.name, lambda m: ready(m, **arrays), dtype=probe.usual, draws=case.draws)
-    given = case.args if isinstance(case, Case) else case.arrays.values()
-    stack.enter_context(backend.scope([x for x in given if isinstance(x, np.ndarray)], place))
-
-    def call() -> None:
-        backend.finish(work(), place)
-
-    try:
-        call()
-    except BaseException as error:
-        raise Mismatch(f"{case.name} raised {type(error).__name__}: {error}") from None
-    return call
-
-
-def _in_turns(calls: dict[str, Callable[[], None]], clock: Callable[[], float]) -> Found:
-    """A B, B A, A B, ...: each sample as many calls as take 2 ms, the same number for both, neither always first."""
-    try:
-        once = {side: min(_timed(call, 1, clock) for _ in range(2)) for side, call in calls.items()}
-        if not once:
-            return
-        number = max(1, round(SAMPLE / max(min(once.values()), 1e-7)))
-        rounds = int(BUDGET / (number * sum(once.values())))
-        samples: dict[str, list[float]] = {side: [] for side in calls}
-        gc.collect()
-        gc.disable()
-        try:
-            order = list(calls.items())
-            for _ in range(min(max(rounds, PAIRS[0]), PAIRS[1])):
-                order.reverse()
-                for side, call in order:
-                    samples[side].append(_timed(call, number, clock) / number)
-        finally:
-            gc.enable()
-    except BaseException as error:
-        yield "yours", f"raised {type(error).__name__} when it was called again: {error}"
-        return
-    seconds = {side: statistics.median(sample) for side, sample in samples.items()}
-    if len(seconds) < 2:
-        yield from ((side, Time(value)) for side, value in seconds.items())
-        return
-    ratios = [a / b for a, b in zip(samples["yours"], samples["reference"], strict=True)]
-    low, middle, high = statistics.quantiles(ratios, n=4)
-    yield "yours", Time(seconds["yours"], middle, low, high)
-    yield "reference", Time(seconds["reference"])
-
-
-def _timed(call: Callable[[], None], number: int, clock: Callable[[], float]) -> float:
-    start = clock()
-    for _ in range(number):
-        call()
-    return clock() - start
-
-
-def _take(picture: Picture, sides: dict[str, Attempt], seed: int) -> Found:
+def take(picture: Picture, sides: dict[str, Attempt], seed: int) -> Found:
     for side, attempt in sides.items():
-        rng = np.random.default_rng([seed, zlib.crc32(picture.title.encode())])
+        rng = draws(picture.title, seed)
 
         def taken(attempt: Attempt = attempt, rng: np.random.Generator = rng) -> dict[str, np.ndarray]:
             found = attempt.play(picture.title, lambda m: picture.take(m, rng), draws=picture.draws)
             return {name: np.array(value) for name, value in found.items()}
 
-        with _active(attempt):
-            yield side, _said(taken)
+        with active(attempt):
+            yield side, said(taken)
 
 
-def _said(measure: Callable[[], Any]) -> Any:
-    """What is measured, or a sentence on why it cannot be."""
-    try:
-        return measure()
-    except NotStarted as stub:
-        return f"`{stub}` still has the stub's body"
-    except Mismatch as problem:
-        where = next((text for label, text in problem.details if label == "at"), "")
-        return problem.summary + (f" ({where.splitlines()[-1]})" if where else "")
-
-
-@contextmanager
-def _active(attempt: Attempt) -> Iterator[None]:
-    """Its module is the one that pickling and dataclasses find under its name."""
-    sys.modules[attempt.module.__name__] = attempt.module
-    yield
-
-
-MEASURES = {"error": _errors, "cost": _costs, "time": _times}
+MEASURES = {"error": _errors, "cost": _costs, "time": measure_times}

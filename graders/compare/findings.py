@@ -57,6 +57,7 @@ class Shape:
     grows: str
     sizes: tuple[int, ...]
     error_sizes: tuple[int, ...]
+    dtype: str  # of cost and time
 
 
 @dataclass

@@ -22,6 +22,7 @@ def render(kata: Kata, findings: Findings, yours: str, *, locked: str = "") -> s
     import jinja2
 
     reference = kata.solution(findings.framework).read_text(encoding="utf-8")
+    pictures = own_pictures(kata, findings)  # first, for it may add to the complaints
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
     device = " and ".join(place.upper() if place == "cpu" else "CUDA" for place in findings.places)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
@@ -30,7 +31,7 @@ def render(kata: Kata, findings: Findings, yours: str, *, locked: str = "") -> s
         lede=f"An attempt in {FRAMEWORKS[findings.framework]} beside the reference solution, on the same inputs.",
         summary=report.summary(findings, yours, reference),
         complaints=findings.complaints(),
-        pictures=own_pictures(kata, findings),
+        pictures=pictures,
         growth=growth_curves(findings),
         tables=report.tables(findings),
         pairs=None if locked else [_shown(pair) for pair in beside(yours, reference)],

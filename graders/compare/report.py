@@ -107,7 +107,7 @@ def _costs(findings: Findings) -> Table:
         "of the largest intermediate; ops: operations dispatched. grows as: over the last doubling."
     )
     if findings.framework == "numpy":
-        caption = "Bytes held at the most beyond the inputs, in one forward call; NumPy shows its allocations alone."
+        caption = "Bytes held at the most beyond the inputs, in one call; NumPy shows its allocations alone."
     groups = (("", 2), *((COST_SHORT[what], 2) for what in counted))
     return Table("Cost as sizes grow", caption, groups, ("call", "n", *(SIDES * len(counted))), tuple(rows))
 
@@ -129,10 +129,11 @@ def _times(findings: Findings) -> Table:
                 mine, right = (times[place, side].get(n) for side in SIDES)
                 cells += [Cell(duration(t.seconds)) if t else DASH for t in (mine, right)] + [ratio(mine)]
             rows.append((_call(probe, probe.sizes, n), Cell(f"{n:,}", "quiet"), *cells))
-    how = "float32, one thread, in seconds of CPU time" if "cpu" in findings.places else "float32"
+    dtypes = " or ".join(dict.fromkeys(probe.dtype for probe in findings.probes))
+    clock = ", in seconds of CPU time" if "cpu" in findings.places else ""
     caption = (
-        f"Medians of a call in {how}, both taken in turns in one run after a warm-up. ratio: the median of the pairs' "
-        "ratios (and quartiles); seconds are this machine's, the ratio is what to compare."
+        f"Medians of a call in {dtypes}, one thread{clock}, both taken in turns in one run after a warm-up. ratio: the "
+        "median of the pairs' ratios (and quartiles); seconds are this machine's, the ratio is what to compare."
     )
     groups = (("", 2), *((place, 3) for place in findings.places))
     head = ("call", "n", *(("yours", "reference", "ratio") * len(findings.places)))

@@ -8,7 +8,7 @@ from graders.compare.drawing import INK, PAPER, SIDE, panels
 
 DTYPES = ("float64",)
 INTO, HIDDEN = 16, 32
-ARMS, POINTS, GRID = 3, 60, 90
+ARMS, POINTS, GRID = 3, 60, 160
 
 
 def chain(m, start, factors):

@@ -82,6 +82,7 @@ def draw_flow(figure, yours, reference):
                 ax.text(t, 1.0, f"{name} ", transform=ax.get_xaxis_transform(), ha="right", va="top",
                         color=MUTED, fontsize=7.5, rotation=90)  # fmt: skip
         both(ax, np.arange(LENGTH), *(data[f"{lam:g}"] if data else None for data in (yours, reference)), marks=False)
+        ax.margins(y=0.2)
         ax.set(title=f"lam = {lam:g}", xlabel="step")
     axes[0].set_ylabel("advantage")
 
