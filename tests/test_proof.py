@@ -17,7 +17,7 @@ PARTS = [
     for kata, framework in OFFERED
     for part in range(-(-len(list(bugs.variants(kata, framework))) // SIZE))
 ]
-FILES = {".grader.py", ".bugs.toml", ".equivalents.toml"}
+FILES = {".grader.py", ".compare.py", ".bugs.toml", ".equivalents.toml"}
 ALLOWED = {"spec.md", "stub.py", "stub_jax.py", "stub_numpy.py", *FILES, "__pycache__"}
 
 

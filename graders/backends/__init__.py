@@ -119,6 +119,12 @@ class Backend:
         """What function(arrays) costs, counted."""
         return cost.measure_numpy(lambda: function(arrays))
 
+    def finish(self, value: Any, place: str) -> None:
+        """Waits until what was asked for is computed, where a call returns before that."""
+
+    def for_speed(self) -> None:
+        """From here on programs are compiled to run fast, where they otherwise are to be compiled fast."""
+
     def warm(self) -> None:
         """Imports what a grading would otherwise import late."""
 

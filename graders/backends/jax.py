@@ -155,6 +155,13 @@ class JaxBackend(Backend):
     def cost(self, function: Callable[[Sequence[Any]], Any], arrays: Sequence[Any]) -> cost.Cost:
         return cost.measure_jax(lambda *xs: function(xs), *arrays)
 
+    def finish(self, value: Any, place: str) -> None:  # noqa: ARG002
+        jax.block_until_ready(value)
+
+    def for_speed(self) -> None:
+        jax.config.update("jax_disable_most_optimizations", False)
+        self.programs.clear()
+
     def globals(self) -> tuple[Global, ...]:
         flags = [
             Global(flag, functools.partial(getattr, jax.config, flag), functools.partial(jax.config.update, flag))

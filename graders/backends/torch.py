@@ -93,6 +93,10 @@ class TorchBackend(Backend):
     def cost(self, function: Callable[[Sequence[Any]], Any], arrays: Sequence[Any]) -> cost.Cost:
         return cost.measure_torch(lambda: function(arrays))
 
+    def finish(self, value: Any, place: str) -> None:  # noqa: ARG002
+        if place == "cuda":
+            torch.cuda.synchronize()
+
     def globals(self) -> tuple[Global, ...]:
         return (
             Global("torch's global RNG", lambda: torch.get_rng_state().numpy().tobytes(), _set_rng, random=True),
