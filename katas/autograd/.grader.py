@@ -373,7 +373,7 @@ def check_drawn(attempt, seed, *, shared):
     )
 
 
-@level(1)
+@level(1, seconds=40)
 def test_drawn_expressions(attempt, seed):
     """expressions drawn at random, in which everything is used once"""
     check_drawn(attempt, seed, shared=False)
@@ -413,7 +413,7 @@ def stairs(a):
     return ((a * b) * (b * 4)) * a
 
 
-@level(2)
+@level(2, seconds=40)
 def test_shared_nodes(attempt, rng, seed):
     """a node that is used several times gets the sum, and waits for all of it: graphs drawn at random among them"""
     for text, build in SHARED.items():
@@ -1048,7 +1048,7 @@ def graphs(draw):
     return draw(programs(duals, st.one_of(FORMS, MOVES), shared=True)), leaves
 
 
-@level(3)
+@level(3, seconds=40)
 def test_drawn_tensors(attempt, seed):
     """graphs of tensors drawn at random, in which leaves and results are used again"""
     for_all(
