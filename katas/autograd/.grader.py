@@ -762,6 +762,7 @@ def test_tensor_backward(attempt, rng):
     check_tensors(attempt, then(product, method("sum")), arrays)
     check_tensors(attempt, product, arrays)
     check_tensors(attempt, product, {name: np.asarray(x[0, 0]) for name, x in arrays.items()})
+    check_tensors(attempt, then(product, method("sum")), arrays, upstream=np.asarray(-2.5))
 
 
 @level(3)
@@ -1166,8 +1167,6 @@ def trained(m, x, y, test, labels, seed):
     (share of the held-out digits that are right, calls of backward, whether its classes could be a linear model's)
     """
     key = ("".join(linecache.getlines(str(m.attempt.path))), seed)
-    if key not in TRAINED and len(TRAINED) >= HINTS:
-        raise Mismatch("not trained: there are enough for a hint")
     for scale in (1.0, 16.0) if key not in TRAINED else ():
         with Backwards(m) as backwards:
             predict = fit(m, x, y, scale, seed, 10)
@@ -1188,6 +1187,17 @@ def linear(m, predict, x):
     return bool(np.all(middle[same] == first[same]))
 
 
+def check_training(attempt, play):
+    """The play goes through. A hint observes no more than the first few mistakes of the bank: each is a training."""
+    left = iter(range(HINTS))
+    try:
+        run(attempt, Scenario("fit", {}, play, dict, draws=True))
+    except Mismatch as problem:
+        observe = problem.observe
+        problem.observe = lambda other: None if next(left, None) is None else observe(other)
+        raise
+
+
 @level(4, seconds=60)
 def test_fit_digits(attempt, seed):
     """fit trains a multilayer perceptron on Tensors, to 95 % of scikit-learn's digits that it has not seen"""
@@ -1200,7 +1210,7 @@ def test_fit_digits(attempt, seed):
         m.check(not straight, "the classes have straight borders: is there a hidden layer, and a function after it?")
         return {}
 
-    run(attempt, Scenario("fit", {}, play, dict, draws=True))
+    check_training(attempt, play)
 
 
 @level(4, seconds=60)
@@ -1228,7 +1238,7 @@ def test_fit_seed(attempt, rng):
         m.check(not all(alike), "fits with two seeds give the same network: the seed is not used")
         return {}
 
-    run(attempt, Scenario("fit", {}, play, dict, draws=True))
+    check_training(attempt, play)
 
 
 @level(4, seconds=60)
@@ -1246,4 +1256,4 @@ def test_fit_sizes(attempt):
         m.check(right > 0.6, f"trained on 0, 1 and 2 alone, {right:.0%} of those very digits are right")
         return {}
 
-    run(attempt, Scenario("fit", {}, play, dict, draws=True))
+    check_training(attempt, play)
