@@ -49,6 +49,8 @@ class Dual:
         a = self.reshape(1, -1) if self.value.ndim == 1 else self
         b = other.reshape(-1, 1) if other.value.ndim == 1 else other
         left, right = a.value.shape, b.value.shape
+        if left[-1] != right[-2]:
+            raise ValueError(f"matrices of shapes {left} and {right} have no product")
         out = (a.reshape(*left, 1) * b.reshape(*right[:-2], 1, *right[-2:])).sum(axis=-2)
         shape = list(out.value.shape)
         if other.value.ndim == 1:

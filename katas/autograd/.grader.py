@@ -373,7 +373,7 @@ def check_drawn(attempt, seed, *, shared):
     )
 
 
-@level(1)
+@level(1, seconds=40)
 def test_drawn_expressions(attempt, seed):
     """expressions drawn at random, in which everything is used once"""
     check_drawn(attempt, seed, shared=False)
@@ -413,7 +413,7 @@ def stairs(a):
     return ((a * b) * (b * 4)) * a
 
 
-@level(2)
+@level(2, seconds=40)
 def test_shared_nodes(attempt, rng, seed):
     """a node that is used several times gets the sum, and waits for all of it: graphs drawn at random among them"""
     for text, build in SHARED.items():
@@ -762,6 +762,7 @@ def test_tensor_backward(attempt, rng):
     check_tensors(attempt, then(product, method("sum")), arrays)
     check_tensors(attempt, product, arrays)
     check_tensors(attempt, product, {name: np.asarray(x[0, 0]) for name, x in arrays.items()})
+    check_tensors(attempt, then(product, method("sum")), arrays, upstream=np.asarray(-2.5))
 
 
 @level(3)
@@ -1048,7 +1049,7 @@ def graphs(draw):
     return draw(programs(duals, st.one_of(FORMS, MOVES), shared=True)), leaves
 
 
-@level(3)
+@level(3, seconds=40)
 def test_drawn_tensors(attempt, seed):
     """graphs of tensors drawn at random, in which leaves and results are used again"""
     for_all(
@@ -1166,8 +1167,6 @@ def trained(m, x, y, test, labels, seed):
     (share of the held-out digits that are right, calls of backward, whether its classes could be a linear model's)
     """
     key = ("".join(linecache.getlines(str(m.attempt.path))), seed)
-    if key not in TRAINED and len(TRAINED) >= HINTS:
-        raise Mismatch("not trained: there are enough for a hint")
     for scale in (1.0, 16.0) if key not in TRAINED else ():
         with Backwards(m) as backwards:
             predict = fit(m, x, y, scale, seed, 10)
@@ -1188,6 +1187,17 @@ def linear(m, predict, x):
     return bool(np.all(middle[same] == first[same]))
 
 
+def check_training(attempt, play):
+    """The play goes through. A hint observes no more than the first few mistakes of the bank: each is a training."""
+    left = iter(range(HINTS))
+    try:
+        run(attempt, Scenario("fit", {}, play, dict, draws=True))
+    except Mismatch as problem:
+        observe = problem.observe
+        problem.observe = lambda other: None if next(left, None) is None else observe(other)
+        raise
+
+
 @level(4, seconds=60)
 def test_fit_digits(attempt, seed):
     """fit trains a multilayer perceptron on Tensors, to 95 % of scikit-learn's digits that it has not seen"""
@@ -1200,7 +1210,7 @@ def test_fit_digits(attempt, seed):
         m.check(not straight, "the classes have straight borders: is there a hidden layer, and a function after it?")
         return {}
 
-    run(attempt, Scenario("fit", {}, play, dict, draws=True))
+    check_training(attempt, play)
 
 
 @level(4, seconds=60)
@@ -1228,7 +1238,7 @@ def test_fit_seed(attempt, rng):
         m.check(not all(alike), "fits with two seeds give the same network: the seed is not used")
         return {}
 
-    run(attempt, Scenario("fit", {}, play, dict, draws=True))
+    check_training(attempt, play)
 
 
 @level(4, seconds=60)
@@ -1246,4 +1256,4 @@ def test_fit_sizes(attempt):
         m.check(right > 0.6, f"trained on 0, 1 and 2 alone, {right:.0%} of those very digits are right")
         return {}
 
-    run(attempt, Scenario("fit", {}, play, dict, draws=True))
+    check_training(attempt, play)
