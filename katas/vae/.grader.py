@@ -84,7 +84,8 @@ def bound(rng, dims=AXES, **options):
 
 
 def importance(log_w):
-    return Call("iwae_bound", (log_w,), kernels.iwae_bound, kernels.iwae_bound_backward, toward=(0,))
+    kernel, others = kernels.iwae_bound, (kernels.iwae_one_by_one,)
+    return Call("iwae_bound", (log_w,), kernel, kernels.iwae_bound_backward, toward=(0,), formulas=others)
 
 
 def arranged(rng, shape, layout):
