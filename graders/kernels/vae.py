@@ -83,6 +83,11 @@ def iwae_bound(log_w: np.ndarray) -> np.ndarray:
     return top + np.log(np.mean(np.exp(log_w - top), axis=0))
 
 
+def iwae_one_by_one(log_w: np.ndarray) -> np.ndarray:
+    """The same, sample after sample, as right but for more roundings."""
+    return np.logaddexp.reduce(log_w, axis=0) - np.log(log_w.dtype.type(len(log_w)))
+
+
 def iwae_bound_backward(upstream: np.ndarray, log_w: np.ndarray) -> tuple[np.ndarray]:
     """The gradient of log_w: each sample by its share of the weights.
 
