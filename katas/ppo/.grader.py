@@ -33,10 +33,10 @@ KINDS = ("neither", "terminated", "truncated", "both")
 RATIOS = np.array([0.35, 0.6, 0.9, 1.1, 1.45, 2.2])  # inside, and outside on either side, for a clip of 0.2 or 0.3
 STATS = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction")
 PLAIN = {"clip": 0.3, "value_coef": 0.7, "entropy_coef": 0.05, "value_clip": None, "normalize": False}
-DRAWS = 4000
+DRAWS, CALLS = 4000, 400
 SURE = 6.5  # standard errors that a right attempt strays once in 10^10 times
 CART_POLE = {"total_steps": 150_000}
-CROSSROADS = {"total_steps": 30_000}
+CROSSROADS = {"total_steps": 40_000}
 SHORT = {"total_steps": 6_000}
 ENOUGH, EPISODES = 475, 20
 
@@ -176,6 +176,12 @@ def number(m, value, name):
     return np.asarray(value, np.float64)
 
 
+def share(fraction, count):
+    """A share of count samples, without the rounding of float32: in which dtype flags are averaged is free."""
+    nearest = np.round(fraction * count) / count
+    return nearest if abs(fraction - nearest) < 1e-6 else fraction
+
+
 def parts(m, out):
     """(loss, stats) of what ppo_loss returned."""
     m.check(isinstance(out, tuple | list) and len(out) == 2, f"ppo_loss returns {kind(out)}, expected (loss, stats)")
@@ -221,6 +227,7 @@ def loss_and_gradients(m, options, arrays):
     m.step(call_text(options))
     value, stats, grads = (torch_loss if m.framework == "torch" else jax_loss)(m, options, arrays)
     found = {"loss": value, **{name: number(m, stats[name], name) for name in STATS}}
+    found["clip_fraction"] = share(found["clip_fraction"], len(arrays["logp"]))
     for name in TRAINED:
         m.check(grads[name] is not None, f"no gradient reaches {name}")
         found[f"the gradient of {name}"] = m.array(grads[name], f"the gradient of {name}", shape=arrays[name].shape)
@@ -474,31 +481,40 @@ def test_act_logp(attempt, rng):
     check_play(attempt, scene(rng, play, n=40))
 
 
+def far(p, count):
+    """How far a share of count draws strays from its probability once in 10^9 times (Bernstein)."""
+    return np.sqrt(SURE**2 * p * (1 - p) / count) + SURE**2 / (3 * count)
+
+
+def judge_shares(action, p, how):
+    """action (draws, N): each column's actions come as often as its row of p (N, A) says."""
+    often = np.stack([(action == a).mean(0) for a in range(p.shape[1])], axis=1)
+    off = np.abs(often - p) > far(p, len(action))
+    if off.any():
+        row = int(np.argmax(off.any(1)))
+        raise Mismatch(
+            f"act does not draw actions with the probabilities softmax(logits), {how}",
+            details=(("expected", f"{np.round(p[row], 3)}"), ("got", f"{np.round(often[row], 3)}")),
+        )
+
+
 def shares(m, obs):
     """Many draws at each of four observations: how often each action comes, and how often two rows agree."""
     model = redrawn(m)
     logits, _ = outputs(m, model, obs)
     p = np.exp(kernels.log_softmax(logits.astype(np.float64)))
-    rows = np.tile(obs, (DRAWS, 1))
-    m.step(f"act on {DRAWS} copies of {len(obs)} rows")
     for generator in (seeded(m, 7), None):
-        action = acted(m, model, rows, generator)[0].reshape(DRAWS, len(obs))
-        share = np.stack([(action == a).mean(0) for a in range(p.shape[1])], axis=1)
-        # Bernstein: a share strays from its probability by more than this once in 10^9 times.
-        far = np.sqrt(SURE**2 * p * (1 - p) / DRAWS) + SURE**2 / (3 * DRAWS)
-        off = np.abs(share - p) > far
-        if off.any():
-            row = int(np.argmax(off.any(1)))
-            raise Mismatch(
-                "act does not draw actions with the probabilities softmax(logits)",
-                details=(("expected", f"{np.round(p[row], 3)}"), ("got", f"{np.round(share[row], 3)}")),
-            )
-        same = (action[:, 0] == action[:, 1]).mean()
+        m.step(f"act on {DRAWS} copies of {len(obs)} rows")
+        action = acted(m, model, np.tile(obs, (DRAWS, 1)), generator)[0].reshape(DRAWS, len(obs))
+        judge_shares(action, p, f"over {DRAWS} rows")
         agree = float((p[0] * p[1]).sum())
         m.check(
-            abs(same - agree) <= np.sqrt(SURE**2 * agree * (1 - agree) / DRAWS) + SURE**2 / (3 * DRAWS),
+            abs((action[:, 0] == action[:, 1]).mean() - agree) <= far(agree, DRAWS),
             "act does not draw for each row by itself",
         )
+    m.step(f"act on {len(obs)} rows, {CALLS} times")
+    generator = seeded(m, 8)
+    judge_shares(np.stack([acted(m, model, obs, generator)[0] for _ in range(CALLS)]), p, f"over {CALLS} calls")
     return {}
 
 
