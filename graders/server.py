@@ -19,6 +19,7 @@ from graders.catalogue import ROOT
 from graders.sandbox import die_with_parent
 
 GRACE = 10.0
+ENDED = "the grading process ended without a verdict"
 Tell = Callable[[str], None]
 
 
@@ -50,15 +51,23 @@ def _serve(framework: str, requests: Requests, tell: Tell) -> None:
         if not hasattr(os, "fork"):
             tell(_run(request, tell))
             continue
-        child = spare if spare and spare.is_ready_for(request) else Child(request)
-        if spare and child is not spare:
+        if spare and not spare.is_ready_for(request):
             spare.end(at_once=True)
-        child.go()
-        fault = _relay(child.answers, request, requests, tell)
-        child.end(at_once=bool(fault))
+            spare = None
+        fault = _graded(spare or Child(request), request, requests, tell)
+        if spare and fault == ENDED:  # it may have been lost while it waited
+            fault = _graded(Child(request), request, requests, tell)
         if fault:
             tell(json.dumps({"fault": fault}))
         spare = Child(request) if request["progress"] else None
+
+
+def _graded(child: "Child", request: dict[str, Any], requests: Requests, tell: Tell) -> str:
+    """Lets a child grade; what went wrong, or "" once the verdict was told."""
+    child.go()
+    fault = _relay(child.answers, request, requests, tell)
+    child.end(at_once=bool(fault))
+    return fault
 
 
 class Child:
@@ -134,7 +143,7 @@ def _relay(descriptor: int, request: dict[str, Any], requests: Requests, tell: T
         if descriptor in ready:
             part = os.read(descriptor, 65536)
             if not part:
-                return "the grading process ended without a verdict"
+                return ENDED
             *lines, left = (left + part).split(b"\n")
             for line in lines:
                 tell(line.decode())
