@@ -217,7 +217,7 @@ class _Fault:
 def _child(send: Connection, target: Callable[..., None], args: tuple[Any, ...], out: str, trace: str) -> None:
     if hasattr(os, "setsid"):
         os.setsid()
-    _die_with_parent()
+    die_with_parent()
     traces = Path(trace).open("w")  # noqa: SIM115 - faulthandler writes to it until the end
     faulthandler.enable(file=traces)
     if hasattr(signal, "SIGUSR1"):
@@ -248,7 +248,7 @@ def _redirect(out: str) -> None:
     sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115, PTH123
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """On Linux the kernel ends the child when its parent is killed; elsewhere its next message fails."""
     if sys.platform == "linux":
         import ctypes

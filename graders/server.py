@@ -1,6 +1,7 @@
 """The warm process behind `grade()`: imports everything, runs no operation, and forks for each request."""
 
 import contextlib
+import gc
 import io
 import json
 import os
@@ -8,14 +9,17 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from pathlib import Path
 from typing import IO, Any
 
 import psutil
 
 from graders.catalogue import ROOT
+from graders.sandbox import die_with_parent
 
 GRACE = 10.0
+ENDED = "the grading process ended without a verdict"
 Tell = Callable[[str], None]
 
 
@@ -38,16 +42,85 @@ class Requests:
 
 
 def _serve(framework: str, requests: Requests, tell: Tell) -> None:
+    """Answers each request. Who watches asks for the same again and again, so that a child is kept ready for it."""
     _warm(framework)
+    spare: Child | None = None
     while (request := requests.next()) is not None:
-        if "stop" not in request:  # it came too late: what it meant is done
-            _answer(request, requests, tell)
+        if "stop" in request:
+            continue  # it came too late: what it meant is done
+        if not hasattr(os, "fork"):
+            tell(_run(request, tell))
+            continue
+        if spare and not spare.is_ready_for(request):
+            spare.end(at_once=True)
+            spare = None
+        fault = _graded(spare or Child(request), request, requests, tell)
+        if spare and fault == ENDED:  # it may have been lost while it waited
+            fault = _graded(Child(request), request, requests, tell)
+        if fault:
+            tell(json.dumps({"fault": fault}))
+        spare = Child(request) if request["progress"] else None
+
+
+def _graded(child: "Child", request: dict[str, Any], requests: Requests, tell: Tell) -> str:
+    """Lets a child grade; what went wrong, or "" once the verdict was told."""
+    child.go()
+    fault = _relay(child.answers, request, requests, tell)
+    child.end(at_once=bool(fault))
+    return fault
+
+
+class Child:
+    """A forked process that runs pytest over one request up to where the checks begin, and waits there for `go`."""
+
+    def __init__(self, request: dict[str, Any]) -> None:
+        self.key = _key(request)
+        self.answers, write = os.pipe()
+        begin, self.begin = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.close(self.answers)
+            os.close(self.begin)
+            die_with_parent()
+            with os.fdopen(write, "w") as pipe:
+                say = _teller(pipe)
+                say(_run(request, say, lambda: os.read(begin, 1) or os._exit(0)))
+            os._exit(0)
+        os.close(write)
+        os.close(begin)
+
+    def is_ready_for(self, request: dict[str, Any]) -> bool:
+        """Whether it waits for just this request, over the grader as it is now."""
+        return self.key == _key(request) and not select.select([self.answers], [], [], 0)[0]
+
+    def go(self) -> None:
+        with contextlib.suppress(OSError):  # if it is gone already, so much is seen when its answer is read
+            os.write(self.begin, b"1")
+
+    def end(self, *, at_once: bool) -> None:
+        """Waits for its end; at_once: or brings it about, with all that it and the attempt started."""
+        if at_once:
+            with contextlib.suppress(psutil.Error):
+                for process in psutil.Process(self.pid).children(recursive=True):
+                    with contextlib.suppress(OSError):
+                        if os.getpgid(process.pid) == process.pid:
+                            os.killpg(process.pid, signal.SIGKILL)
+                        os.kill(process.pid, signal.SIGKILL)
+            os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        os.close(self.answers)
+        os.close(self.begin)
+
+
+def _key(request: dict[str, Any]) -> str:
+    """What two requests have in common if they are the same, and the files that a child has read when it waits."""
+    grader = Path(request["args"][0].partition("::")[0])
+    times = [path.stat().st_mtime_ns for path in (grader, grader.parent / "spec.md") if path.exists()]
+    return json.dumps([{**request, "number": 0}, times])
 
 
 def _warm(framework: str) -> None:
     """Imports what a grading needs, so that a forked child finds it there."""
-    import gc
-
     import _pytest.assertion.rewrite
     import hypothesis.internal.conjecture.engine
     import hypothesis.strategies
@@ -61,29 +134,6 @@ def _warm(framework: str) -> None:
     gc.freeze()
 
 
-def _answer(request: dict[str, Any], requests: Requests, tell: Tell) -> None:
-    """Forks a child that runs pytest; the child watches its own child, this one the clock and who asked."""
-    if not hasattr(os, "fork"):
-        tell(_run(request, tell))
-        return
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(read)
-        with os.fdopen(write, "w") as pipe:
-            say = _teller(pipe)
-            say(_run(request, say))
-        os._exit(0)
-    os.close(write)
-    fault = _relay(read, request, requests, tell)
-    os.close(read)
-    if fault:
-        _end(child)
-    os.waitpid(child, 0)
-    if fault:
-        tell(json.dumps({"fault": fault}))
-
-
 def _relay(descriptor: int, request: dict[str, Any], requests: Requests, tell: Tell) -> str:
     """Passes the child's lines on as they come, up to the verdict; what went wrong, or "" if nothing did."""
     deadline = time.monotonic() + request["timeout"] + GRACE
@@ -93,7 +143,7 @@ def _relay(descriptor: int, request: dict[str, Any], requests: Requests, tell: T
         if descriptor in ready:
             part = os.read(descriptor, 65536)
             if not part:
-                return "the grading process ended without a verdict"
+                return ENDED
             *lines, left = (left + part).split(b"\n")
             for line in lines:
                 tell(line.decode())
@@ -104,17 +154,6 @@ def _relay(descriptor: int, request: dict[str, Any], requests: Requests, tell: T
     return f"grading did not end within {request['timeout'] + GRACE:g} s"
 
 
-def _end(child: int) -> None:
-    """Ends a grading process, and all that it and the attempt started."""
-    with contextlib.suppress(psutil.Error):
-        for process in psutil.Process(child).children(recursive=True):
-            with contextlib.suppress(OSError):
-                if os.getpgid(process.pid) == process.pid:
-                    os.killpg(process.pid, signal.SIGKILL)
-                os.kill(process.pid, signal.SIGKILL)
-    os.kill(child, signal.SIGKILL)
-
-
 def _teller(file: IO[str]) -> Tell:
     def tell(line: str) -> None:
         file.write(line + "\n")
@@ -123,10 +162,10 @@ def _teller(file: IO[str]) -> Tell:
     return tell
 
 
-def _run(request: dict[str, Any], tell: Tell) -> str:
+def _run(request: dict[str, Any], tell: Tell, wait: Callable[[], object] = lambda: None) -> str:
     """pytest over the kata's grader, and the verdict that comes of it; what pytest prints is kept for a fault.
 
-    Tells each check as it begins and as it ends, if that is wanted.
+    Tells each check as it begins and as it ends, if that is wanted. wait: called once the checks are collected.
     """
     import pytest
 
@@ -144,6 +183,12 @@ def _run(request: dict[str, Any], tell: Tell) -> str:
 
         def pytest_collection_finish(self, session: pytest.Session) -> None:
             self.items = {item.nodeid: item for item in session.items}
+
+        @pytest.hookimpl(wrapper=True)
+        def pytest_runtestloop(self) -> Generator[None, bool, bool]:
+            gc.freeze()
+            wait()
+            return (yield)
 
         def pytest_runtest_logstart(self, nodeid: str) -> None:
             if request["progress"]:
