@@ -76,8 +76,8 @@ class Run:
 class Round:
     """A timed round or a drill. active: seconds that count against the person; ended, outcome: None while it goes on.
 
-    kind: "timed" or "drill". outcome: passed, out of time, stopped or interrupted. detail: what the kind keeps
-    besides, such as the time to each level or the scores of the review.
+    kind: "timed" or "drill". outcome: passed, out of time, stopped or interrupted, or "level 2 passed" of a timed round
+    up to level 2. detail: what the kind keeps besides, such as the time to each level or the scores of the review.
     """
 
     id: int

@@ -44,7 +44,8 @@ def grade(
         raise FileNotFoundError(f"{path}: there is no such file")
     options = {"framework": framework, "device": device, "level": level, "seed": seed}
     grader = f"{found.grader}::test_{check}" if check else str(found.grader)
-    args = [grader, "--attempt", str(Path(path).resolve())]
+    args = [grader]
+    args += ["--attempt", str(Path(path).resolve())] if Path(path).resolve() != found.stub(framework) else []
     args += [f"--{name}={value}" for name, value in options.items() if value is not None]
     args += ["--hint"] if hint else []
     settings = {name: value for name, value in os.environ.items() if name.startswith("KATAS_")}

@@ -18,7 +18,9 @@ LIKELY = "likely    "
 
 @dataclass(frozen=True)
 class Checking:
-    """A grading began; the earlier verdict is about an older file."""
+    """A grading began. saved: the file is not as it was when the watching began."""
+
+    saved: bool
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,12 @@ class Progress:
 
 @dataclass(frozen=True)
 class Graded:
-    """The verdict on exactly this source. seconds: since the save was noticed."""
+    """The verdict on exactly this source. seconds: since the save was noticed; saved: as in Checking."""
 
     verdict: Verdict
     source: str
     seconds: float
+    saved: bool = True
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,7 @@ class Watching:
         self.changed = threading.Condition()
         self.closing = threading.Event()
         self.newest = look(path)
+        self.opened = self.newest.stamp if self.newest else None
         self.settled = None if first or self.newest is None else self.newest.data  # what needs no grading
         self.under_way: Content | None = None
         self.failure: tuple[Check | None, int] = None, 0  # of the last verdict, and its seed
@@ -180,7 +184,7 @@ class Watching:
                     self.under_way = None
                     self.changed.wait()
                     continue
-            self.tell(Checking())
+            self.tell(Checking(self._saved(self.under_way)))
             try:
                 if fresh:
                     self._grade(self.under_way)
@@ -198,6 +202,9 @@ class Watching:
         with self.changed:
             return not self.closing.is_set() and self.newest is not None and self.newest.stamp == content.stamp
 
+    def _saved(self, content: Content) -> bool:
+        return content.stamp != self.opened
+
     def _grade(self, content: Content) -> None:
         try:
             source = notebook.source(self.path)
@@ -214,7 +221,7 @@ class Watching:
         if self._unchanged(content):
             self.settled = content.data
             self.failure = verdict.first_failure, verdict.seed
-            self.tell(Graded(verdict, source, time.monotonic() - content.at))
+            self.tell(Graded(verdict, source, time.monotonic() - content.at, self._saved(content)))
 
     def _hint(self, content: Content) -> None:
         failing, seed = self.failure
