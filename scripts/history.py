@@ -16,6 +16,7 @@ from graders.errors import KataError
 from graders.history import History, Round, Run
 from graders.progress import Progress, day, overview
 from graders.report import MARKS
+from graders.rounds import clock
 
 STATES = {"passed": "green", "failing again": "red", "started": "yellow", "new": "dim"}
 OUTCOMES = {"passed": "green", "failed": "red", "out of time": "red", "error": "magenta"}
@@ -77,7 +78,7 @@ def show_list(history: History, text: str, framework: str | None, difficulty: st
     table = _table("kata", "framework", "difficulty", "minutes", "state", "attempts", "best", "last", "due")
     for row in rows:
         kata = by_name[row.kata]
-        best, last, again = clock(row.best), ago(row.last, now), when_due(row, now)
+        best, last, again = _time(row.best), ago(row.last, now), when_due(row, now)
         state = Text(row.state, STATES[row.state])
         table.add_row(
             kata.name, FRAMEWORKS[row.framework], kata.difficulty, str(kata.minutes), state,
@@ -91,7 +92,7 @@ def show_kata(history: History, kata: Kata, framework: str | None) -> None:
     now = time.time()
     for row in overview(history, [kata]):
         if framework in (None, row.framework):
-            parts = [f"{row.attempts} attempts", f"best {clock(row.best)}", f"last {ago(row.last, now)}"]
+            parts = [f"{row.attempts} attempts", f"best {_time(row.best)}", f"last {ago(row.last, now)}"]
             said = [FRAMEWORKS[row.framework], row.state, *parts, f"due {when_due(row, now)}"]
             console.print(Text(f"{kata.title}, " + ", ".join(said)))
     where = {"kata": kata.name, **({"framework": framework} if framework else {})}
@@ -147,11 +148,6 @@ def show_diff(history: History, a: int, b: int) -> None:
         console.print(Text(line, style), soft_wrap=True)
 
 
-def clock(seconds: float | None) -> str:
-    """Minutes and seconds."""
-    return "-" if seconds is None else f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
-
-
 def when(at: float) -> str:
     return f"{datetime.fromtimestamp(at):%Y-%m-%d %H:%M}"
 
@@ -178,6 +174,10 @@ def _table(*columns: str) -> Table:
         right = column in ("minutes", "attempts", "best", "run", "round", "time", "of", "seed", "hints")
         table.add_column(column, justify="right" if right else "left", no_wrap=column != "first failure")
     return table
+
+
+def _time(seconds: float | None) -> str:
+    return "-" if seconds is None else clock(seconds)
 
 
 def _outcome(outcome: str) -> Text:
