@@ -4,22 +4,17 @@ The clock counts the person's own time: it stands while a grading is under way.
 """
 
 import ast
-import os
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-
-import psutil
 
 from graders.catalogue import ROOT, Kata
 from graders.drill import Drill, Mistake
 from graders.errors import KataError
 from graders.history import History, Round, state
+from graders.opening import is_running, this_process
 from graders.report import Verdict
 from graders.runner import grade
-
-ALIVE = 10.0  # seconds after which a process that kept nothing is no longer at it
 
 
 @dataclass
@@ -52,8 +47,7 @@ class Drilling:
 
     def keep(self, now: float) -> None:
         """Keeps the round; whoever is killed afterwards resumes here."""
-        process = [os.getpid(), time.time()]
-        detail = {**self.round.detail, "fixed": dict(self.fixed), "process": process}
+        detail = {**self.round.detail, "fixed": dict(self.fixed), "process": this_process()}
         self.round = self.history.save(replace(self.round, active=self.elapsed(now), detail=detail))
         self.since = now if self.since is not None else None
 
@@ -113,9 +107,9 @@ def resume(kata: Kata, framework: str, history: History) -> Drilling | None:
     if not going:
         return None
     kept = going[-1]
-    process, at = kept.detail.get("process", [0, 0.0])
-    if process not in (0, os.getpid()) and time.time() - at < ALIVE and psutil.pid_exists(process):
-        raise KataError(f"this drill is under way in process {process}")
+    if is_running(kept):
+        pid = int(kept.detail["process"][0])
+        raise KataError(f"a drill of {kata.name} is going on in another terminal, process {pid}; end that one first")
     drilling = Drilling(kata, history, kept, Drill.of(kept.detail["drill"]), dict(kept.detail["fixed"]))
     if not drilling.path.exists():
         runs = history.runs(round=kept.id)

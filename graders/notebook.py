@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +77,7 @@ def new(kata: "Kata", framework: str) -> Any:
 
 
 def is_marked(cell: str) -> bool:
-    return cell.lstrip().startswith(MARK)
+    return re.match(rf"\s*{MARK}\b", cell) is not None
 
 
 def plain(cell: str) -> str:

@@ -3,9 +3,9 @@
 Pure functions on the history's records; what they give is never stored. When a kata is due is found by replaying its
 reviews through FSRS (the `fsrs` package, in days: no steps within one, no random shift). A review is
 
-- a timed round: passed without a hint it is Easy if it took at most 60 % of its minutes, else Good; with a hint it is
-  Hard; out of time or stopped it is Again. A round that was stopped before anything was written is none, and one that
-  was interrupted (its process was killed) says nothing of the person;
+- a timed round of all levels: passed without a hint it is Easy if it began from the stub and took at most 60 % of its
+  minutes, else Good; with a hint it is Hard; out of time or stopped it is Again. A round that was stopped before
+  anything was written is none, and one that was interrupted (its process was killed) says nothing of the person;
 - a day's first pass of all levels outside of rounds: Good, or Hard if there was a hint since the last review;
 - giving up outside of rounds: Again.
 
@@ -21,6 +21,7 @@ from typing import Any
 
 from graders.catalogue import Kata, katas
 from graders.history import Event, History, Round, Run
+from graders.rounds import personal_best
 
 QUICK = 0.6  # of the round's time
 UNGRADED = ("error", "not started", "not graded")
@@ -39,7 +40,7 @@ class Review:
 class Progress:
     """A kata in one framework. state: new, started, passed, or failing again (it passed, and its last run did not).
 
-    attempts: graded runs in which something was written. best: seconds of the fastest timed round that passed.
+    attempts: graded runs in which something was written. best: seconds of the personal best.
     last, due: seconds since 1970, or None.
     """
 
@@ -75,14 +76,14 @@ def progress(
 ) -> Progress:
     """From the records of one kata in one framework, oldest first."""
     graded = [run for run in own(runs, rounds) if run.outcome not in UNGRADED]
-    passed = [round for round in timed(rounds) if round.outcome == "passed" and _is_fresh(round, own(runs, rounds))]
+    best = personal_best(rounds, own(runs, rounds))
     moments = [run.at for run in graded] + [round.ended or round.began for round in timed(rounds)]
     return Progress(
         kata,
         framework,
         state=_state(graded),
         attempts=len(graded),
-        best=min((round.active for round in passed), default=None),
+        best=best.active if best else None,
         last=max(moments, default=None),
         due=due(reviews(runs, rounds, events)),
     )
@@ -152,7 +153,8 @@ def _rating(round: Round, runs: Sequence[Run], events: Sequence[Event]) -> str |
             return None
         if any(event.kind == "hint" and event.round == round.id for event in events):
             return HARD
-        return EASY if round.active <= QUICK * 60 * round.minutes else GOOD
+        quick = round.active <= QUICK * 60 * round.minutes and round.detail.get("from_stub")
+        return EASY if quick else GOOD
     if round.outcome == "stopped" and not any(run.outcome not in UNGRADED for run in mine):
         return None
     return AGAIN if round.outcome in ("out of time", "stopped") else None

@@ -17,6 +17,7 @@ import typer
 from graders.catalogue import FRAMEWORKS, Kata, find
 from graders.errors import KataError
 from graders.history import History
+from graders.rounds import clock
 
 CODES = {"bold": "1", "light": "2", "red": "31", "green": "32", "yellow": "33", "purple": "35"}
 TICK = 0.2  # seconds
@@ -175,10 +176,6 @@ def closing(drilling: Any, outcome: str) -> None:
                 show(f"    + {line}", green=True)
     show("")
     show(str(drilling.path))
-
-
-def clock(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
 def show(text: str, **style: bool) -> None:

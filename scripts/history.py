@@ -14,8 +14,9 @@ from rich.text import Text
 from graders.catalogue import DIFFICULTIES, FRAMEWORKS, Kata, find, katas
 from graders.errors import KataError
 from graders.history import History, Round, Run
-from graders.progress import Progress, day, overview
+from graders.progress import day, overview
 from graders.report import MARKS
+from graders.rounds import clock
 
 STATES = {"passed": "green", "failing again": "red", "started": "yellow", "new": "dim"}
 OUTCOMES = {"passed": "green", "failed": "red", "out of time": "red", "error": "magenta"}
@@ -77,7 +78,7 @@ def show_list(history: History, text: str, framework: str | None, difficulty: st
     table = _table("kata", "framework", "difficulty", "minutes", "state", "attempts", "best", "last", "due")
     for row in rows:
         kata = by_name[row.kata]
-        best, last, again = clock(row.best), ago(row.last, now), when_due(row, now)
+        best, last, again = _time(row.best), ago(row.last, now), ago(row.due, now)
         state = Text(row.state, STATES[row.state])
         table.add_row(
             kata.name, FRAMEWORKS[row.framework], kata.difficulty, str(kata.minutes), state,
@@ -91,8 +92,9 @@ def show_kata(history: History, kata: Kata, framework: str | None) -> None:
     now = time.time()
     for row in overview(history, [kata]):
         if framework in (None, row.framework):
-            parts = [f"{row.attempts} attempts", f"best {clock(row.best)}", f"last {ago(row.last, now)}"]
-            said = [FRAMEWORKS[row.framework], row.state, *parts, f"due {when_due(row, now)}"]
+            count = "1 attempt" if row.attempts == 1 else f"{row.attempts} attempts"
+            parts = [count, f"best {_time(row.best)}", f"last {ago(row.last, now)}"]
+            said = [FRAMEWORKS[row.framework], row.state, *parts, f"due {ago(row.due, now)}"]
             console.print(Text(f"{kata.title}, " + ", ".join(said)))
     where = {"kata": kata.name, **({"framework": framework} if framework else {})}
     if runs := history.runs(**where):
@@ -147,29 +149,21 @@ def show_diff(history: History, a: int, b: int) -> None:
         console.print(Text(line, style), soft_wrap=True)
 
 
-def clock(seconds: float | None) -> str:
-    """Minutes and seconds."""
-    return "-" if seconds is None else f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
-
-
 def when(at: float) -> str:
     return f"{datetime.fromtimestamp(at):%Y-%m-%d %H:%M}"
 
 
 def ago(at: float | None, now: float) -> str:
+    """Which day, from today."""
     if at is None:
         return "-"
-    days = day(now) - day(at)
-    return {0: "today", 1: "yesterday"}.get(days, f"{days} days ago")
+    return _days(day(at) - day(now))
 
 
-def when_due(row: Progress, now: float) -> str:
-    if row.due is None:
-        return "-"
-    days = day(row.due) - day(now)
-    if days < 0:
-        return f"{-days} days over" if days < -1 else "1 day over"
-    return {0: "today", 1: "tomorrow"}.get(days, f"in {days} days")
+def _days(days: int) -> str:
+    """How far a day is from today."""
+    near = {-1: "yesterday", 0: "today", 1: "tomorrow"}
+    return near.get(days, f"in {days} days" if days > 0 else f"{-days} days ago")
 
 
 def _table(*columns: str) -> Table:
@@ -178,6 +172,10 @@ def _table(*columns: str) -> Table:
         right = column in ("minutes", "attempts", "best", "run", "round", "time", "of", "seed", "hints")
         table.add_column(column, justify="right" if right else "left", no_wrap=column != "first failure")
     return table
+
+
+def _time(seconds: float | None) -> str:
+    return "-" if seconds is None else clock(seconds)
 
 
 def _outcome(outcome: str) -> Text:

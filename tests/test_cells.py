@@ -30,7 +30,7 @@ def graded(*executed):
         ([ONE, TWO, BOTH], [3]),  # joined
         ([BOTH, ONE], [2]),  # what was deleted from it is not graded from its older version
         (["# kata\nEPS: float = 1e-8", BOTH, "# kata\nEPS = 1e-6"], [3, 2]),
-        (["#kata\ndef attention(): pass", ONE], [2]),
+        (["# katas\ndef attention(): pass", ONE], [2]),
         ([BOTH, BOTH.removeprefix("# kata")], [2]),  # pasted over it, without the mark
         ([BOTH.removeprefix("# kata")], [1]),
         ([BOTH.removeprefix("# kata"), BOTH.removeprefix("# kata")], [2]),

@@ -262,11 +262,12 @@ def test_a_drill_goes_on_where_it_was(going, history):
     assert drilling.place(KATA, "numpy").name == "attention-2_numpy.py"
 
 
-def test_two_programs_do_not_work_at_one_drill(going, history, monkeypatch):
-    going.keep(1.0)
-    monkeypatch.setattr(os, "getpid", lambda: 1)
-    with pytest.raises(KataError, match=r"this drill is under way in process \d+"):
+def test_two_programs_do_not_work_at_one_drill(going, history, started):
+    program = started()
+    program.until("0 of 2 mistakes fixed")
+    with pytest.raises(KataError, match=f"is going on in another terminal, process {program.process.pid};"):
         drilling.resume(KATA, "numpy", history)
+    assert going.path.exists()
 
 
 @pytest.mark.parametrize(
@@ -392,8 +393,9 @@ def test_a_drill_from_start_to_end_though_it_is_killed(history, started):
     assert [run.outcome for run in history.runs()] == ["failed", "passed"]
 
 
+@pytest.mark.usefixtures("going")
 def test_giving_up_on_a_terminal_tells_and_leaves_it_sane(history, started):
-    program = started("--seed", "3", terminal=True)
+    program = started(terminal=True)
     program.until("0 of 2 mistakes fixed")
     assert termios.tcgetattr(program.end)[3] & termios.ECHO == 0
     program.type("q")
@@ -405,9 +407,10 @@ def test_giving_up_on_a_terminal_tells_and_leaves_it_sane(history, started):
     assert [round.outcome for round in history.rounds()] == ["stopped"]
 
 
+@pytest.mark.usefixtures("going")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_gives_up_or_leaves(history, started, number):
-    program = started("--seed", "3")
+    program = started()
     program.until("0 of 2 mistakes fixed")
     os.kill(program.process.pid, number)
     code, shown = program.rest()
@@ -421,8 +424,9 @@ def test_a_signal_gives_up_or_leaves(history, started, number):
     assert "Traceback" not in shown
 
 
+@pytest.mark.usefixtures("going")
 def test_leaving_keeps_it_and_another_can_be_begun(history, started):
-    program = started("--seed", "3")
+    program = started()
     program.until("0 of 2 mistakes fixed")
     program.type("l\n")
     code, shown = program.rest()
