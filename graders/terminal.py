@@ -14,17 +14,13 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 
+from graders.keys import cbreak, read_keys
 from graders.practice import Practice
 from graders.report import Line
 from graders.screen import Page, styled
 from graders.watching import Event
 
 TICK = 0.25
-NAMES = {
-    "\r": "enter", "\n": "enter", " ": "space",
-    "\x1b[A": "up", "\x1b[B": "down", "\x1b[5~": "page up", "\x1b[6~": "page down", "\x1bOA": "up", "\x1bOB": "down",
-    "\xe0H": "up", "\xe0P": "down", "\xe0I": "page up", "\xe0Q": "page down",
-}  # fmt: skip
 
 
 class Ended(BaseException):
@@ -44,8 +40,8 @@ class Desk:
     def __init__(self, console: Console) -> None:
         self.console = console
         self.inbox: queue.Queue[str | Event | None] = queue.Queue()
-        keys = sys.stdin is not None and sys.stdin.isatty()
-        self.single = keys and console.is_terminal and not console.is_dumb_terminal
+        both = all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))
+        self.single = both and console.is_terminal and not console.is_dumb_terminal
         self.fresh = self.suspended = self.at_end = False
 
     def play(self, practice: Practice, begin: Callable[[], Any]) -> None:
@@ -75,7 +71,7 @@ class Desk:
 
     def _on_screen(self, practice: Practice, begin: Callable[[], Any]) -> None:
         live = Live(console=self.console, screen=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
-        with _cbreak() as as_before, live, _read_keys(self.inbox):
+        with cbreak() as as_before, live, read_keys(self.inbox):
             begin()
             drawn, self.fresh = -1, True
             while not practice.over:
@@ -137,87 +133,6 @@ class Desk:
         if left:
             self.inbox.put(left.decode(errors="replace").strip())
         self.inbox.put(None)
-
-
-@contextlib.contextmanager
-def _cbreak() -> Iterator[Callable[[], contextlib.AbstractContextManager[None]]]:
-    """Single keys without echo, on POSIX. Gives what brings the terminal back to what it was for a while."""
-    try:
-        import termios
-        import tty
-    except ImportError:
-        yield contextlib.nullcontext
-        return
-    descriptor = sys.stdin.fileno()
-    before = termios.tcgetattr(descriptor)
-
-    @contextlib.contextmanager
-    def as_before() -> Iterator[None]:
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
-        yield
-        tty.setcbreak(descriptor)
-
-    try:
-        tty.setcbreak(descriptor)
-        yield as_before
-    finally:
-        with contextlib.suppress(termios.error):  # the terminal may be gone
-            termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
-
-
-@contextlib.contextmanager
-def _read_keys(inbox: "queue.Queue[Any]") -> Iterator[None]:
-    """Puts the name of each key that is pressed, from a thread."""
-    over = threading.Event()
-    read = _posix_keys if os.name != "nt" else _windows_keys
-    thread = threading.Thread(target=read, args=(inbox, over), daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join(1)
-
-
-def _posix_keys(inbox: "queue.Queue[Any]", over: threading.Event) -> None:
-    import select
-
-    descriptor = sys.stdin.fileno()
-    while not over.is_set():
-        if not select.select([descriptor], [], [], 0.1)[0]:
-            continue
-        try:
-            text = os.read(descriptor, 64).decode(errors="replace")
-        except OSError:
-            return
-        if not text:
-            return
-        for key in _keys(text):
-            inbox.put(key)
-
-
-def _keys(text: str) -> Iterator[str]:
-    """The keys in what a terminal sent at once; sequences that are not known are dropped."""
-    while text:
-        known = next((code for code in NAMES if text.startswith(code)), None)
-        if known is None and text.startswith("\x1b"):
-            return
-        yield NAMES[known] if known else text[0].lower()
-        text = text[len(known or " ") :]
-
-
-def _windows_keys(inbox: "queue.Queue[Any]", over: threading.Event) -> None:
-    import importlib
-
-    msvcrt: Any = importlib.import_module("msvcrt")
-    while not over.is_set():
-        if not msvcrt.kbhit():
-            time.sleep(0.05)
-            continue
-        text = msvcrt.getwch()
-        text += msvcrt.getwch() if text in "\x00\xe0" else ""
-        for key in _keys(text.replace("\x00", "\xe0")):
-            inbox.put(key)
 
 
 @contextlib.contextmanager

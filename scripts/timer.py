@@ -16,13 +16,14 @@ from graders.rounds import Timed, clock
 if TYPE_CHECKING:
     from graders.terminal import Desk
 
+LONGEST = 24 * 60  # minutes
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 @app.command()
 def main(
     kata: Annotated[str, typer.Argument(help="the kata to practise")],
-    minutes: Annotated[float | None, typer.Option(help="the length of the round (the kata's own)", min=0.01)] = None,
+    minutes: Annotated[float | None, typer.Option(help="the length of the round (the kata's own)")] = None,
     framework: Annotated[str | None, typer.Option(help="torch, jax or numpy")] = None,
     attempt: Annotated[Path | None, typer.Option(help="grade this .py or .ipynb instead of the stub")] = None,
     level: Annotated[int | None, typer.Option(help="a round up to this level")] = None,
@@ -40,6 +41,8 @@ def main(
     it does after a crash. Without a terminal, the clock starts at once and keys are typed lines.
     """
     try:
+        if minutes is not None and not 0 < minutes <= LONGEST:
+            raise KataError(f"--minutes is {minutes:g}, it should be above 0 and at most {LONGEST}")
         choice = choose(kata, framework, attempt, level)
         runner.warm(choice.framework)
         raise SystemExit(practise(choice, History(), minutes, resume, scored=scored))
