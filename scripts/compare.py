@@ -91,7 +91,8 @@ def compare(
     locked = _lock(console, kata, framework, give_up=give_up, yes=yes)
     console.print(f"[bold]{kata.title}[/], {FRAMEWORKS[framework]}, beside the reference, seed {seed}")
     if locked and stubs.is_untouched(source, kata.name):
-        console.print(f"\nnot started: {_short(path)} still has the stub's bodies\n{locked}", markup=False)
+        console.print(f"\nnot started: {_short(path)} still has the stub's bodies", markup=False, soft_wrap=True)
+        console.print(locked, markup=False)
         return 1
     with _progress(console) as tell:
         findings = measure(kata, framework, path, source, seed=seed, device=device, pictures=bool(html), tell=tell)

@@ -64,7 +64,7 @@ def _errors(findings: Findings, place: str) -> Table:
                 cells += [*map(_error, both), Cell(f"{own:.1e}", "quiet") if own is not None else DASH]
             rows.append((_call(probe, probe.error_sizes, n), Cell(f"{n:,}", "quiet"), *cells))
     caption = (
-        "The largest error over the answer's largest entry, against a float64 kernel; red or !: more than a check "
+        "The largest error over the answer's largest entry, against a float64 kernel; marked: more than a check "
         "lets pass."
     )
     more = "kernel: what its own formula makes in that dtype (in float64: float32's, made finer)."
