@@ -56,10 +56,10 @@ def this_process() -> list[float]:
 
 
 def is_running(kept: Round) -> bool:
-    """Whether the process that last kept this round still runs."""
+    """Whether another process that last kept this round still runs."""
     pid, began = kept.detail.get("process", [0, 0.0])
     try:
-        return bool(pid) and abs(psutil.Process(int(pid)).create_time() - began) < 1
+        return int(pid) not in (0, os.getpid()) and abs(psutil.Process(int(pid)).create_time() - began) < 1
     except psutil.Error:
         return False
 

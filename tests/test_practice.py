@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import psutil
 import pytest
 from rich.console import Console
 
@@ -247,7 +248,10 @@ def test_what_was_asked_for_is_chosen_or_refused_in_one_line(tmp_path):
 def test_an_unfinished_round_is_found_unless_its_process_still_runs(begin, history):
     practice = begin()
     practice.key("enter", 0)
-    with pytest.raises(KataError, match=f"is going on in another terminal, process {os.getpid()}"):
+    (kept,) = history.rounds()
+    kept.detail["process"] = [os.getppid(), psutil.Process(os.getppid()).create_time()]
+    history.save(kept)
+    with pytest.raises(KataError, match=f"is going on in another terminal, process {os.getppid()}"):
         unfinished(history, practice.choice)
     code = "import psutil, os; print(os.getpid(), psutil.Process().create_time())"
     pid, began = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
