@@ -3,7 +3,7 @@
 Unlike `grade()` it does not protect one attempt from the next, and it stops at an attempt's first failure.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ class Job:
 
 def grade_each(
     kata: Kata, framework: str, jobs: Sequence[Job], *, seconds: float = STEP
-) -> Iterator[tuple[Job, tuple[Check, ...]]]:
+) -> Generator[tuple[Job, tuple[Check, ...]], None, None]:
     """The checks of each job as far as they ran: all passed, or the last one is the first failure.
 
     seconds: the limit for one check of one attempt.

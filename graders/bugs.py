@@ -1,6 +1,7 @@
 """The bug bank: the usual mistakes as edits of the solution, and which of them an observation matches."""
 
 import math
+import time
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     import pytest
 
     from graders.plugin import Request
+
+PATIENCE = 4.0  # seconds for the mistakes that other checks are there for: a hint must not outlast the check
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,8 @@ def variants(kata: Kata, framework: str) -> Iterator[tuple[Bug, str]]:
 def likely(problem: Mismatch, item: "pytest.Item", request: "Request") -> list[str]:
     """What the bugs say that give the same observation as the person's code; nothing unless that is clear.
 
-    Bugs that name the failing check come first; if several remain with different sentences, silence.
+    Bugs that name the failing check come first, then the others while there is time; if several remain with different
+    sentences, silence.
     """
     if problem.observe is None:
         return []
@@ -91,8 +95,11 @@ def likely(problem: Mismatch, item: "pytest.Item", request: "Request") -> list[s
     own = [(bug, source) for bug, source in known if bug.check == failing]
     for group in (own, [(bug, source) for bug, source in known if bug.check != failing]):
         says = []
+        start = time.monotonic()
         with backend.many():
             for bug, source in group:
+                if group is not own and time.monotonic() - start > PATIENCE:
+                    return []
                 if _same(_observe(problem, _load(source, request, backend)), problem.observed):
                     says.append(bug.says)
         if says:

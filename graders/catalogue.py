@@ -1,5 +1,6 @@
 """Finds the katas: a kata exists because `katas/<name>/spec.md` does."""
 
+import ast
 import difflib
 from dataclasses import dataclass
 from functools import cache
@@ -51,12 +52,37 @@ class Kata:
     def stub(self, framework: str) -> Path:
         return self.folder / f"stub{self._suffix(framework)}.py"
 
+    def levels_in(self, framework: str) -> tuple[str, ...]:
+        """The titles of the levels that the grader has checks of in a framework; not each kata goes as far in each."""
+        return self.levels[: max(_graded(self.grader, framework), default=0)]
+
     def framework_of(self, path: Path) -> str:
         """The framework that a file's name ends in, as the stubs' names do; else the kata's first."""
         return next((f for f in self.frameworks if path.stem.endswith(f"_{f}")), self.frameworks[0])
 
+    def offered(self, framework: str | None) -> str:
+        """The framework asked for, or the kata's first. Raises KataError if it is not offered in it."""
+        if framework not in (None, *self.frameworks):
+            raise KataError(f"{self.name} is offered in {', '.join(self.frameworks)}, not in {framework}")
+        return framework or self.frameworks[0]
+
     def solution(self, framework: str) -> Path:
         return self.folder.parent.parent / "solutions" / f"{self.name}{self._suffix(framework)}.py"
+
+
+@cache
+def _graded(grader: Path, framework: str) -> set[int]:
+    """The numbers of the levels whose checks a framework has: `@level(2)`, or `@level(2, only=...)` that names it."""
+    tree = ast.parse(grader.read_text(encoding="utf-8"))
+    named = {ast.unparse(node.targets[0]): node.value for node in tree.body if isinstance(node, ast.Assign)}
+    found = set()
+    for node in tree.body:
+        for mark in node.decorator_list if isinstance(node, ast.FunctionDef) else ():
+            if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "level":
+                only = next((keyword.value for keyword in mark.keywords if keyword.arg == "only"), None)
+                chosen = ast.literal_eval(named.get(ast.unparse(only), only)) if only else (framework,)
+                found |= {ast.literal_eval(mark.args[0])} if framework in chosen else set()
+    return found
 
 
 def read(folder: Path) -> Kata:

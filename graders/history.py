@@ -43,8 +43,9 @@ CREATE INDEX run_by_kata ON run (kata, framework);
 
 @dataclass(frozen=True)
 class Run:
-    """One graded run. outcome: passed, failed, not started or error; levels: the outcome of each level graded.
+    """One graded run. outcome: passed, failed, not started, error, or not graded (a text that was kept at a reset).
 
+    levels: the outcome of each level graded.
     asked: grade up to this level (None: all), so that a run of level 1 alone never counts as a pass of the kata.
     at: seconds since 1970; seconds: within the checks; failure: the first failing check and its sentence.
     """
@@ -75,8 +76,8 @@ class Run:
 class Round:
     """A timed round or a drill. active: seconds that count against the person; ended, outcome: None while it goes on.
 
-    kind: "timed" or "drill". outcome: passed, out of time, stopped or interrupted. detail: what the kind keeps
-    besides, such as the time to each level or the scores of the review.
+    kind: "timed" or "drill". outcome: passed, out of time, stopped or interrupted, or "level 2 passed" of a timed round
+    up to level 2. detail: what the kind keeps besides, such as the time to each level or the scores of the review.
     """
 
     id: int
@@ -126,9 +127,8 @@ class History:
                     for statement in TABLES.split(";"):
                         db.execute(statement)
                     db.execute(f"PRAGMA user_version = {VERSION}")
-        except (OSError, sqlite3.Error) as error:
-            said = f"the history cannot be used: {error}; move the file away to begin anew"
-            raise KataError(f"{self.path}: {said}") from error
+        except OSError as error:
+            raise KataError(f"{self.path}: the history cannot be used: {error}") from error
         if version > VERSION:
             raise KataError(f"{self.path}: the history was written by a newer version of the suite; update it")
 
@@ -141,7 +141,7 @@ class History:
         asked: int | None = None,
         round: int | None = None,
     ) -> Run:
-        """Keeps a verdict with the attempt's source. origin: pytest, timer, watch, notebook or debug."""
+        """Keeps a verdict with the attempt's source. origin: pytest, timer, watch, notebook, debug or reset."""
         by_level = groupby(verdict.checks, key=lambda check: check.level)
         failure = verdict.first_failure
         run = Run(
@@ -154,7 +154,7 @@ class History:
             device=verdict.device,
             seed=verdict.seed,
             asked=asked,
-            outcome="passed" if verdict.passed else failure.outcome if failure else "error",
+            outcome="passed" if verdict.passed else failure.outcome if failure else "not graded",
             levels=tuple(level_outcome(list(checks)) for _, checks in by_level),
             failure=f"{failure.name}: {failure.message.partition(chr(10))[0]}" if failure else "",
             seconds=sum(check.seconds for check in verdict.checks),
@@ -213,9 +213,11 @@ class History:
         return str(text)
 
     def may_see_solution(self, kata: str, framework: str) -> bool:
-        """After a pass of all levels or a give-up, in that framework."""
+        """After a pass of all levels or a give-up, in that framework; a drill's file is another's code."""
         where = {"kata": kata, "framework": framework}
-        return any(run.passed for run in self.runs(**where)) or bool(self.events(kind="give-up", **where))
+        drilled = {round.attempt for round in self.rounds(kind="drill", **where)}
+        own = [run for run in self.runs(**where) if run.origin != "debug" and run.attempt not in drilled]
+        return any(run.passed for run in own) or bool(self.events(kind="give-up", **where))
 
     def _rows(self, table: str, where: dict[str, Any], columns: str = "*", order: str = "id") -> list[dict[str, Any]]:
         tests = " AND ".join(f"{name} IS ?" for name in where) or "1"
@@ -226,16 +228,20 @@ class History:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """A connection of its own each time: any thread, any process, nothing held open."""
-        db = sqlite3.connect(self.path, timeout=30.0, isolation_level=None)
+        """A connection of its own each time: any thread, any process, nothing held open.
+
+        Raises KataError if it fails (the disk is full, another process holds the file); nothing was changed then.
+        """
         try:
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = NORMAL")
-            db.execute("BEGIN IMMEDIATE")
-            yield db
-            db.execute("COMMIT")
-        finally:
-            db.close()
+            with contextlib.closing(sqlite3.connect(self.path, timeout=30.0, isolation_level=None)) as db:
+                db.execute("PRAGMA journal_mode = WAL")
+                db.execute("PRAGMA synchronous = NORMAL")
+                db.execute("BEGIN IMMEDIATE")
+                yield db
+                db.execute("COMMIT")
+        except sqlite3.Error as error:
+            advice = "" if isinstance(error, sqlite3.OperationalError) else "; move the file away to begin anew"
+            raise KataError(f"{self.path}: the history cannot be used: {error}{advice}") from error
 
 
 def _row(item: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ is equivalent: another right solution.
 """
 
 import ast
-import copy
+import contextlib
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -43,38 +43,32 @@ def mutants(source: str) -> Iterator[Mutant]:
     """Every mutant of a file, in the order of its code."""
     tree = ast.parse(source)
     seen: dict[str, int] = {}
-    for path, field, index, where in _places(tree):
-        for change, new in _changes(_at(path, field, index, tree), field):
-            mutated = copy.deepcopy(tree)
-            _put(path, field, index, mutated, new)
+    for parent, field, index, where in list(_places(tree)):
+        node = _at(parent, field, index)
+        for change, new in _changes(node, field):
+            with _in_its_place(parent, field, index, new):
+                text = ast.unparse(tree)
             key = f"{where}: {change}"
             seen[key] = seen.get(key, 0) + 1
-            text = ast.unparse(ast.fix_missing_locations(mutated))
             yield Mutant(key if seen[key] == 1 else f"{key} #{seen[key]}", text)
 
 
-Step = tuple[str, int | None]
+Place = tuple[ast.AST, str, int | None, str]
 
 
-def _places(tree: ast.Module) -> Iterator[tuple[tuple[Step, ...], str, int | None, str]]:
-    """Each node that may change: the way to its parent, the field and index in it, and the function it stands in."""
-
-    def walk(node: ast.AST, path: tuple[Step, ...], where: str) -> Iterator[Any]:
-        for field, value in ast.iter_fields(node):
-            if field in ("annotation", "returns", "type_params", "bases") or isinstance(node, ast.JoinedStr):
+def _places(node: ast.AST, where: str = "") -> Iterator[Place]:
+    """Each node that may change: its parent, the field and the index in it, and the function it stands in."""
+    for field, value in ast.iter_fields(node):
+        if field in ("annotation", "returns", "type_params", "bases") or isinstance(node, ast.JoinedStr):
+            continue
+        for index, child in enumerate(value) if isinstance(value, list) else [(None, value)]:
+            if not isinstance(child, ast.AST) or _is_text(child):
                 continue
-            for index, child in enumerate(value) if isinstance(value, list) else [(None, value)]:
-                if not isinstance(child, ast.AST) or _is_text(child):
-                    continue
-                if isinstance(child, ast.Raise):  # whether it raises matters, what it says does not
-                    yield path, field, index, where
-                    continue
-                name = child.name if isinstance(child, ast.FunctionDef | ast.ClassDef) else ""
-                inside = ".".join(filter(None, (where, name)))
-                yield path, field, index, where
-                yield from walk(child, (*path, (field, index)), inside)
-
-    yield from walk(tree, (), "")
+            yield node, field, index, where
+            if isinstance(child, ast.Raise):  # whether it raises matters, what it says does not
+                continue
+            name = child.name if isinstance(child, ast.FunctionDef | ast.ClassDef) else ""
+            yield from _places(child, ".".join(filter(None, (where, name))))
 
 
 def _is_text(node: ast.AST) -> bool:
@@ -82,28 +76,23 @@ def _is_text(node: ast.AST) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
-def _parent(path: tuple[Step, ...], tree: ast.AST) -> ast.AST:
-    node: Any = tree
-    for field, index in path:
-        node = getattr(node, field) if index is None else getattr(node, field)[index]
-    found: ast.AST = node
-    return found
-
-
-def _at(path: tuple[Step, ...], field: str, index: int | None, tree: ast.AST) -> Any:
-    value = getattr(_parent(path, tree), field)
+def _at(parent: ast.AST, field: str, index: int | None) -> Any:
+    value = getattr(parent, field)
     return value if index is None else value[index]
 
 
-def _put(path: tuple[Step, ...], field: str, index: int | None, tree: ast.AST, new: ast.AST | None) -> None:
-    """Puts the new node in the place, or takes the place out of its list where there is none."""
-    parent = _parent(path, tree)
+@contextlib.contextmanager
+def _in_its_place(parent: ast.AST, field: str, index: int | None, new: ast.AST | None) -> Iterator[None]:
+    """The new node where the old one stands, for a while; None: nothing stands there."""
+    before = getattr(parent, field)
     if index is None:
         setattr(parent, field, new)
-    elif new is None:
-        del getattr(parent, field)[index]
     else:
-        getattr(parent, field)[index] = new
+        setattr(parent, field, [*before[:index], *([new] if new is not None else []), *before[index + 1 :]])
+    try:
+        yield
+    finally:
+        setattr(parent, field, before)
 
 
 def _changes(node: ast.AST, field: str) -> Iterator[tuple[str, ast.AST | None]]:
@@ -173,6 +162,6 @@ def equivalents(kata: Kata) -> dict[tuple[str, str], str]:
         return {}
     try:
         entries = tomllib.loads(path.read_text(encoding="utf-8"))["equivalent"]
-        return {(framework, e["mutant"]): e["why"] for e in entries for framework in e["frameworks"]}
+        return {(f, mutant): e["why"] for e in entries for f in e["frameworks"] for mutant in e["mutants"]}
     except (tomllib.TOMLDecodeError, KeyError) as error:
         raise KataError(f"{path}: the list of equivalent mutants does not read: {error}") from error

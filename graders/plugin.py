@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from _pytest.assertion.rewrite import AssertionRewritingHook
 
+from graders import notebook
 from graders.catalogue import FRAMEWORKS, ROOT, Kata, find
 from graders.errors import KataError
 
@@ -76,11 +77,13 @@ class Request:
     @staticmethod
     def of(kata: Kata, config: pytest.Config) -> "Request":
         option = config.option
-        framework = option.framework or kata.framework_of(Path(option.attempt or "stub.py"))
+        framework = option.framework or _framework(kata, Path(option.attempt or "stub.py"))
         if framework not in kata.frameworks:
             raise pytest.UsageError(f"{kata.name} is offered in {', '.join(kata.frameworks)}, not in {framework}")
-        if option.level is not None and not 1 <= option.level <= len(kata.levels):
-            raise pytest.UsageError(f"there is no level {option.level}: {kata.name} has {len(kata.levels)}")
+        levels = len(kata.levels_in(framework))
+        if option.level is not None and not 1 <= option.level <= levels:
+            said = f"{kata.name} has {levels} in {FRAMEWORKS[framework]}"
+            raise pytest.UsageError(f"there is no level {option.level}: {said}")
         stub = kata.solution(framework) if option.solution else kata.stub(framework)
         path = Path(option.attempt).resolve() if option.attempt else stub
         if not path.is_file():
@@ -95,6 +98,12 @@ class Request:
         words += [f"--device {option.device}"] if option.device != "auto" else []
         replay = " ".join([*words, f"--seed {option.seed}"])
         return Request(kata, framework, path, option.device, option.seed, option.hint, replay, option.level)
+
+
+def _framework(kata: Kata, attempt: Path) -> str:
+    """What a notebook says it is written in, or the framework that the file's name ends in."""
+    said = notebook.framework(attempt) if attempt.suffix == ".ipynb" else None
+    return said if said in kata.frameworks else kata.framework_of(attempt)
 
 
 def is_check(item: pytest.Item) -> bool:
@@ -115,8 +124,8 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
     if not checks:
         return
     requests: dict[str, Request] = {}
-    dropped = []
-    for item in checks:
+    dropped = _not_offered(checks, config.option.framework)
+    for item in [item for item in checks if item not in dropped]:
         name = item.path.parent.name
         requests[name] = requests.get(name) or Request.of(find(name), config)
         number, only, _ = mark(item)
@@ -133,6 +142,13 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
     from graders.session import Grading
 
     config.pluginmanager.register(Grading(session, requests), "kata-grading")
+
+
+def _not_offered(checks: list[pytest.Item], framework: str | None) -> list[pytest.Item]:
+    """Of several katas, the checks of those that are not offered in the framework; one alone is refused by name."""
+    offered = {item.path.parent.name: find(item.path.parent.name).frameworks for item in checks}
+    without = {name for name, frameworks in offered.items() if framework and framework not in frameworks}
+    return [item for item in checks if item.path.parent.name in without] if len(without) < len(offered) else []
 
 
 @pytest.fixture

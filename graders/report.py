@@ -78,8 +78,8 @@ def render(verdict: Verdict) -> list[Line]:
         ("", {}),
     ]
     for number, group in groupby(verdict.checks, key=lambda check: check.level):
-        lines += _level(number, kata.levels[number - 1], list(group))
-    lines += [("", {}), *_closing(verdict)]
+        lines += level_lines(number, kata.levels[number - 1], list(group))
+    lines += [("", {}), *closing(verdict)]
     return lines
 
 
@@ -90,7 +90,7 @@ def devices(device: str) -> str:
     return device
 
 
-def _level(number: int, title: str, checks: list[Check]) -> list[Line]:
+def level_lines(number: int, title: str, checks: list[Check]) -> list[Line]:
     outcome = level_outcome(checks)
     count = sum(check.outcome == "passed" for check in checks)
     said = {"waiting": "waiting", "not started": "not started"}.get(outcome, f"{count} of {len(checks)} checks")
@@ -109,7 +109,8 @@ def _row(check: Check) -> str:
     return row if len(row) <= 100 else row[:99] + "…"
 
 
-def _closing(verdict: Verdict) -> list[Line]:
+def closing(verdict: Verdict) -> list[Line]:
+    """The first failure in full, or that there is none, and the file's path last."""
     failure = verdict.first_failure
     path: Line = (verdict.attempt, {"light": True})
     seconds = sum(check.seconds for check in verdict.checks)
@@ -127,4 +128,5 @@ def _closing(verdict: Verdict) -> list[Line]:
     lines += [(f"  {row}", {}) for row in card[1:]]
     if verdict.output:
         lines += [("  printed", {}), *((f"    {row}", {}) for row in verdict.output)]
-    return [*lines, (f"  replay    {verdict.replay}", {}), path]
+    lines += [(f"  replay    {verdict.replay}", {})] if verdict.replay else []
+    return [*lines, path]

@@ -35,6 +35,8 @@ END = 64 * 1024  # bytes of output read at each end
 class Limits:
     """seconds is for one step (what lies between two messages), total for all of them; memory, output in bytes.
 
+    What a step waits for a processor, because others use it, does not count where the system tells (Linux).
+
     The environment variables KATAS_SECONDS and KATAS_MEMORY_GB override them, for a slow or a small machine.
     """
 
@@ -110,7 +112,7 @@ class Sandbox:
 
     def _follow(self, child: Any, receive: Connection) -> Iterator[Any]:
         start = step = time.monotonic()
-        watched = _process(child.pid)
+        waited, watched = 0.0, _process(child.pid)
         while True:
             if multiprocessing.connection.wait([receive, child.sentinel], POLL) and receive.poll():
                 try:
@@ -125,19 +127,20 @@ class Sandbox:
                     self.death = Death(message.text, ours=True)
                     return
                 yield message
-                step = time.monotonic()
+                step, waited = time.monotonic(), _waited(child.pid)
                 continue
             if not child.is_alive() and not receive.poll():
                 self.death = self._ended(child.exitcode)
                 return
-            if why := self._overrun(time.monotonic() - start, time.monotonic() - step, watched):
+            now = time.monotonic()
+            if why := self._overrun(now - start, now - step, _waited(child.pid) - waited, watched):
                 line = self._where(child)
                 self.death = Death(f"stopped: {why}{self._at(line)}", line)
                 return
 
-    def _overrun(self, total: float, step: float, child: psutil.Process | None) -> str | None:
+    def _overrun(self, total: float, step: float, waited: float, child: psutil.Process | None) -> str | None:
         limits = self.limits
-        if step > limits.seconds:
+        if step - waited > limits.seconds:
             return f"no result after {limits.seconds:g} s"
         if total > limits.total:
             return f"not done after {limits.total:g} s in all"
@@ -214,7 +217,7 @@ class _Fault:
 def _child(send: Connection, target: Callable[..., None], args: tuple[Any, ...], out: str, trace: str) -> None:
     if hasattr(os, "setsid"):
         os.setsid()
-    _die_with_parent()
+    die_with_parent()
     traces = Path(trace).open("w")  # noqa: SIM115 - faulthandler writes to it until the end
     faulthandler.enable(file=traces)
     if hasattr(signal, "SIGUSR1"):
@@ -245,7 +248,7 @@ def _redirect(out: str) -> None:
     sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115, PTH123
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """On Linux the kernel ends the child when its parent is killed; elsewhere its next message fails."""
     if sys.platform == "linux":
         import ctypes
@@ -258,6 +261,13 @@ def _process(pid: int) -> psutil.Process | None:
     with contextlib.suppress(psutil.Error):
         return psutil.Process(pid)
     return None
+
+
+def _waited(pid: int) -> float:
+    """Seconds that a process was ready to run and did not get a processor."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return int(Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split()[1]) / 1e9
+    return 0.0
 
 
 def _memory(process: psutil.Process) -> int:

@@ -286,6 +286,11 @@ def _check(item: pytest.Item, outcome: str, message: str, seconds: float = 0.0) 
     return Check(name, mark(item)[0], outcome, message, round(seconds, 4), sentence[0] if sentence else "")
 
 
+def checking(item: pytest.Item) -> Check:
+    """A check that has begun."""
+    return _check(item, "checking", "")
+
+
 def _emit(config: pytest.Config, item: pytest.Item, check: Check) -> None:
     """A report for a check that did not run to its end."""
     waiting = check.outcome == "waiting"

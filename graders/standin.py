@@ -141,7 +141,13 @@ class Simulate(contextlib.ExitStack):
 
 
 def dispatch(function: Operator, args: Any, kwargs: dict[str, Any]) -> Any:
-    """Runs an operator on the real data and says where the result is."""
+    """Runs an operator on the real data and says where the result is.
+
+    Outside of inference mode: a wrapper made within it cannot stand for a view of a tensor that was made before.
+    """
+    if torch.is_inference_mode_enabled():
+        with torch.inference_mode(False):
+            return dispatch(function, args, kwargs)
     tensors = _tensors([*args, *kwargs.values()])
     if any(t.device == DEVICE and not isinstance(t, StandIn) for t in tensors):
         raise KataError(

@@ -2,22 +2,29 @@
 
     python scripts/benchmark.py
     python scripts/benchmark.py attention --framework torch --runs 11
+    python scripts/benchmark.py attention --saves 50
 
 Cold is `pytest katas/<kata> --solution` beside the import of what it cannot do without, run in turns; warm is
 `grade()` on all levels; compute is the time within the checks; memory the peak of the process that graded. These
-machines differ and are shared: the ratios are what to compare.
+machines differ and are shared: the ratios are what to compare. With --saves, instead: from the writing of a file to
+what `scripts/watch.py` shows of it, for the solution and for a mistake in its first level.
 """
 
 import argparse
+import os
+import queue
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import psutil
 
-from graders import KataError, find, grade, katas
+from graders import KataError, bugs, find, grade, katas
 from graders.catalogue import FRAMEWORKS, ROOT, Kata
+from graders.watching import Checking, Event, Graded, Progress, Watching
 
 IMPORTS = {"torch": "torch, pytest, hypothesis", "jax": "jax, pytest, hypothesis", "numpy": "numpy, pytest, hypothesis"}
 
@@ -28,17 +35,23 @@ def main() -> None:
     parser.add_argument("--framework", choices=FRAMEWORKS, help="this framework alone")
     parser.add_argument("--runs", type=int, default=7, metavar="N", help="warm runs (7); cold runs are half as many")
     parser.add_argument("--checks", action="store_true", help="also say which checks take the time")
+    parser.add_argument("--saves", type=int, default=0, metavar="N", help="measure N saves in turns, right and wrong")
     options = parser.parse_args()
     try:
         chosen = [find(name) for name in options.kata] or list(katas())
     except KataError as error:
         raise SystemExit(f"benchmark: {error}") from None
+    offered = [(k, f) for k in chosen for f in k.frameworks if options.framework in (None, f)]
+    if options.saves:
+        print("| kata | framework | saved | checking, s | first failure, s | verdict, s | worst, s | load |")
+        print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+        for kata, framework in offered:
+            measure_saves(kata, framework, options.saves)
+        return
     print("| kata | framework | import, s | cold, s | cold / import | warm, s | compute, s | peak, MB |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    for kata in chosen:
-        for framework in kata.frameworks:
-            if options.framework in (None, framework):
-                measure(kata, framework, options.runs, checks=options.checks)
+    for kata, framework in offered:
+        measure(kata, framework, options.runs, checks=options.checks)
 
 
 def measure(kata: Kata, framework: str, runs: int, *, checks: bool) -> None:
@@ -70,6 +83,49 @@ def measure(kata: Kata, framework: str, runs: int, *, checks: bool) -> None:
     if checks:
         for check in sorted(verdict.checks, key=lambda check: -check.seconds)[:8]:
             print(f"  {check.seconds:6.3f} s  {check.name}")
+
+
+def measure_saves(kata: Kata, framework: str, saves: int) -> None:
+    """Prints a row for right saves and one for wrong ones; medians, and the worst verdict."""
+    right = kata.solution(framework).read_text(encoding="utf-8")
+    wrong = next(source for _, source in bugs.variants(kata, framework))
+    seen: queue.Queue[Event] = queue.Queue()
+    took: dict[str, list[list[float]]] = {"right": [], "wrong": []}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / kata.solution(framework).name
+        path.write_text(right, encoding="utf-8")
+        engine = Watching(kata, path, framework, seen.put).start()
+        while not isinstance(seen.get(), Graded):
+            pass
+        for i in range(saves):
+            for name, source in (("right", right), ("wrong", wrong)):
+                start = time.perf_counter()
+                path.write_text(f"{source}# {i}\n", encoding="utf-8")
+                took[name].append(_shown(seen, start))
+                time.sleep(0.5)
+        engine.close()
+    for name, rows in took.items():
+        checking, failure, verdict = (statistics.median(column) for column in zip(*rows, strict=True))
+        first = f"{failure:.2f}" if name == "wrong" else "-"
+        worst = max(row[-1] for row in rows)
+        print(
+            f"| {kata.name} | {framework} | {name} | {checking:.2f} | {first} | {verdict:.2f} | {worst:.2f} "
+            f"| {os.getloadavg()[0]:.1f} |",
+            flush=True,
+        )
+
+
+def _shown(seen: "queue.Queue[Event]", start: float) -> list[float]:
+    """Seconds from the start to "checking", to the first failure, and to the verdict."""
+    checking = failure = 0.0
+    while True:
+        event, now = seen.get(), time.perf_counter() - start
+        if isinstance(event, Checking):
+            checking = now
+        elif isinstance(event, Progress) and event.check.outcome == "failed":
+            failure = failure or now
+        elif isinstance(event, Graded):
+            return [checking, failure, now]
 
 
 def _run(command: list[str]) -> tuple[float, float]:

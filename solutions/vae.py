@@ -1,10 +1,11 @@
-"""A variational autoencoder: reparameterisation and KL, the Bernoulli likelihood and the ELBO, training, the IWAE bound.
+"""A variational autoencoder: the draw and its KL, the Bernoulli likelihood and the ELBO, training, the IWAE bound.
 
 Axes: B batch, S samples, X pixels, Z latent width. Logarithms are natural, so every bound is in nats.
 
 Choices. The encoder gives log variances and not deviations: any real number is one, and the KL needs no logarithm.
 The likelihood is x l - softplus(l) for logits l, never log(sigmoid(l)): it is finite wherever l is, and so is its
-gradient x - sigmoid(l). Pixels in between 0 and 1 are taken as they are; x log p + (1 - x) log(1 - p) is then not the
+gradient x - sigmoid(l). softplus(l) is -logsigmoid(-l), which PyTorch computes to the last digit; its softplus is
+linear from 20 on. Pixels in between 0 and 1 are taken as they are; x log p + (1 - x) log(1 - p) is then not the
 log of a density, but it is the usual objective, and it is largest at p = x. `fit` seeds its own copy of the random
 number generator and puts the global one back; it draws on the CPU, so that a seed means the same on any device.
 
@@ -57,8 +58,7 @@ def bernoulli_log_prob(x: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
 
     x (B, X) in [0, 1], logits (B, X). Returns (B,), in nats, summed over the pixels. Finite for logits of 1e4.
     """
-    softplus = logits.clamp(min=0) + (-logits.abs()).exp().log1p()  # (B, X)
-    return (x * logits - softplus).sum(-1)
+    return (x * logits + nn.functional.logsigmoid(-logits)).sum(-1)
 
 
 def elbo(
@@ -105,15 +105,13 @@ class VAE(nn.Module):
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None) -> torch.Tensor:
-        """n images in [0, 1] from latents drawn from the prior, (n, X); the generator is what draws, if there is one."""
+        """n images in [0, 1] from latents drawn from the prior, (n, X); the generator, if there is one, draws."""
         like = next(self.parameters())
         z = torch.randn(n, self.z_dim, generator=generator, device=like.device, dtype=like.dtype)
         return self.decode(z).sigmoid()
 
 
-def fit(
-    x: torch.Tensor, *, z_dim: int, hidden: int, steps: int, batch_size: int, lr: float, seed: int
-) -> VAE:
+def fit(x: torch.Tensor, *, z_dim: int, hidden: int, steps: int, batch_size: int, lr: float, seed: int) -> VAE:
     """A VAE trained by Adam on the mean of -ELBO over random batches (Kingma & Welling 2014, algorithm 1).
 
     x (N, X), float32 in [0, 1]. steps: updates. batch_size: images an update. lr: Adam's. The same seed gives the same

@@ -1,4 +1,4 @@
-"""A variational autoencoder in JAX: reparameterisation, KL, likelihood and ELBO, functions over pytrees, the IWAE bound.
+"""A variational autoencoder in JAX: the draw, KL, likelihood and ELBO, functions over pytrees, the IWAE bound.
 
 Axes: B batch, S samples, X pixels, Z latent width. Logarithms are natural, so every bound is in nats.
 
@@ -90,9 +90,7 @@ def loss(params: Params, key: jax.Array, x: jax.Array) -> jax.Array:
     return -elbo(x, logits, mu, logvar).mean()
 
 
-def fit(
-    key: jax.Array, x: jax.Array, *, z_dim: int, hidden: int, steps: int, batch_size: int, lr: float
-) -> Params:
+def fit(key: jax.Array, x: jax.Array, *, z_dim: int, hidden: int, steps: int, batch_size: int, lr: float) -> Params:
     """The parameters of a VAE trained by Adam on `loss` over random batches (Kingma & Welling 2014, algorithm 1).
 
     x (N, X), float32 in [0, 1]. steps: updates. batch_size: images an update. lr: Adam's. The same key gives the same
@@ -145,7 +143,9 @@ def _affine(layer: tuple[jax.Array, jax.Array], x: jax.Array) -> jax.Array:
     return x @ weight + bias
 
 
-def _adam(params: Params, grads: Params, m: Params, v: Params, t: jax.Array, lr: float) -> tuple[Params, Params, Params]:
+def _adam(
+    params: Params, grads: Params, m: Params, v: Params, t: jax.Array, lr: float
+) -> tuple[Params, Params, Params]:
     """One step of Adam with its usual betas (Kingma & Ba 2015, algorithm 1)."""
     m = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, m, grads)
     v = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, v, grads)

@@ -1,6 +1,7 @@
 """Each check passes on what is right and fails, with its message, on what is wrong."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -174,6 +175,12 @@ def test_a_detached_input_is_named(check, cut):
     assert said.startswith("project: no gradient reaches x: is it detached, or rebuilt from plain numbers?")
 
 
+def test_gradients_can_be_asked_in_some_dtypes_alone():
+    coarse = given("def project(x, w):\n    return tanh((x.float() @ w.float()).to(x.dtype))\n")
+    check_gradients(coarse, CASE, RNG, dtypes=("float32",))
+    assert "float64" in complaint(check_gradients, coarse, CASE, RNG)
+
+
 def test_stop_gradient_is_found_in_jax():
     source = "import jax\ndef project(x, w):\n    return tanh(jax.lax.stop_gradient(x) @ w)\n"
     said = complaint(check_gradients, given(source, "jax"), CASE, RNG)
@@ -339,6 +346,17 @@ def test_a_scenario_passes_in_every_dtype_and_place():
 def test_a_scenario_says_what_is_wrong(right, wrong, said):
     text = complaint(check_values, given(COUNTER.replace(right, wrong)), SCENARIO)
     assert text.startswith(said)
+
+
+def test_a_scenario_may_say_what_cancels():
+    """Of a sum that cancels, a right reordering may leave a few ulp of the parts, not of the result."""
+    source = COUNTER.replace("return self.total.clone()", "return self.total + 0.3 - 0.3")
+    tiny = replace(SCENARIO, arrays={"x": np.array([1e-4, -2e-4, 3e-4])})
+    assert "entries of the total are off" in complaint(check_values, given(source), tiny)
+    told = replace(tiny, sizes=lambda **_: {"the total": 1.0})
+    for check in (check_values, partial(check_parity, places=("stand-in",))):
+        check(given(source), told)
+        assert complaint(check, given(source.replace("+=", "-=")), told)
 
 
 def test_a_scenario_may_draw_if_it_says_so():

@@ -10,6 +10,7 @@ import sys
 import textwrap
 import time
 
+import psutil
 import pytest
 
 from graders import find, grade
@@ -222,11 +223,14 @@ def test_a_conftest_and_a_torch_beside_the_attempt_are_not_imported(tmp_path):
 
 
 def test_what_the_attempt_starts_is_ended(tmp_path):
-    marker = tmp_path / "alive"
-    body = f"import subprocess\nsubprocess.Popen(['sh', '-c', 'sleep 4; touch {marker}'])\nwhile True:\n    pass"
-    check(written(tmp_path, with_body(body)), "no result after 2 s")
-    time.sleep(4)
-    assert not marker.exists()
+    kept = tmp_path / "pid"
+    body = (
+        f"import subprocess\nkept = subprocess.Popen(['sleep', '600']).pid\nopen({str(kept)!r}, 'w').write(str(kept))"
+    )
+    check(written(tmp_path, with_body(f"{body}\nwhile True:\n    pass")), "no result after 2 s")
+    started = int(kept.read_text(encoding="utf-8"))
+    gone = not psutil.pid_exists(started) or psutil.Process(started).status() == psutil.STATUS_ZOMBIE
+    assert gone, f"process {started} is still there"
 
 
 def test_the_timeout_of_all_of_it(tmp_path):

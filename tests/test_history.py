@@ -50,6 +50,18 @@ def test_only_all_levels_are_a_pass(history):
     assert not history.may_see_solution("attention", "jax")
 
 
+def test_what_was_fixed_in_a_drill_is_no_pass_of_ones_own(history):
+    assert history.record(verdict(PASSED), "a", origin="debug").passed
+    history.begin("drill", "attention", "torch", "drills/attention-1.py", 0.0)
+    history.record(replace(verdict(PASSED), attempt="drills/attention-1.py"), "a", origin="pytest")
+    assert not history.may_see_solution("attention", "torch")
+
+
+def test_what_is_kept_without_grading_says_so(history):
+    kept = history.record(verdict(), "a", origin="reset")
+    assert (kept.outcome, kept.levels, kept.failure, kept.passed) == ("not graded", (), "", False)
+
+
 def test_giving_up_shows_the_solution(history):
     event = history.note("give-up", "attention", "jax")
     assert history.events(kind="give-up") == (event,)
@@ -87,6 +99,15 @@ def test_a_file_that_is_no_history_is_named_and_left_alone(tmp_path):
     with pytest.raises(KataError, match=r"history\.db: the history cannot be used: .*; move the file away"):
         History(path)
     assert path.read_text().startswith("not a database")
+
+
+def test_a_history_that_cannot_be_written_says_so_and_changes_nothing(history):
+    with sqlite3.connect(history.path) as db:
+        db.execute("CREATE TRIGGER full BEFORE INSERT ON run BEGIN SELECT RAISE(FAIL, 'the disk is full'); END")
+    with pytest.raises(KataError, match=r"history\.db: the history cannot be used: the disk is full"):
+        history.record(verdict(PASSED), "a", origin="pytest")
+    with sqlite3.connect(history.path) as db:
+        assert db.execute("SELECT count(*) FROM source").fetchone() == (0,)
 
 
 def test_a_newer_history_is_left_alone(history):

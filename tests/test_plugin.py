@@ -3,11 +3,13 @@
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
-from graders import find, grade
+from graders import bugs, find, grade
 from graders.catalogue import ROOT
+from graders.errors import Mismatch
 from graders.history import History
 from tests.common import written
 
@@ -44,6 +46,20 @@ def test_the_stub_is_not_started(tmp_path):
     assert "not started: `attention` still has the stub's body" in shown
     assert "Traceback" not in shown
     assert len(shown.splitlines()) < SCREEN
+
+
+def test_a_hint_tries_the_mistakes_of_other_checks_while_there_is_time_only(monkeypatch):
+    own = [bug for bug, _ in bugs.variants(ATTENTION, "numpy") if bug.check == "attention_values"]
+    item = SimpleNamespace(name="test_attention_values")
+    request = SimpleNamespace(kata=ATTENTION, framework="numpy", device="cpu")
+    tried = []
+    problem = Mismatch("unknown", observe=tried.append)
+    assert bugs.likely(problem, item, request) == []
+    assert len(tried) > len(own)
+    monkeypatch.setattr(bugs, "PATIENCE", -1.0)
+    tried.clear()
+    assert bugs.likely(problem, item, request) == []
+    assert len(tried) == len(own)
 
 
 def test_a_failure_card(tmp_path):
@@ -122,6 +138,13 @@ def test_a_wrong_option_is_one_clear_error(arguments, said):
     assert code == 4, shown
     assert said in shown
     assert "Traceback" not in shown
+
+
+def test_of_several_katas_those_in_the_framework_are_graded():
+    code, shown = run("katas/attention", "katas/lora", "--solution", "--framework", "numpy", "--level", "1")
+    assert code == 0, shown
+    assert shown.startswith("Attention, NumPy")
+    assert "LoRA" not in shown
 
 
 def test_the_stand_in_is_a_device():

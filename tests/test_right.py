@@ -14,6 +14,5 @@ FILES = [(kata, framework, path) for kata, framework in OFFERED for path in righ
 
 @pytest.mark.parametrize(("kata", "framework", "path"), FILES, ids=name)
 def test_a_right_attempt_passes(kata, framework, path):
-    jobs = [job(path, seed, device=device) for seed, device in ((1, "auto"), (2, "cpu"))]
-    for done, checks in grade_each(kata, framework, jobs):
-        assert checks[-1].outcome == "passed", f"seed {done.seed}: {checks[-1]}"
+    ((_, checks),) = grade_each(kata, framework, [job(path, seed=1)])
+    assert checks[-1].outcome == "passed", checks[-1]

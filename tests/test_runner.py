@@ -107,6 +107,97 @@ def test_gradings_at_once_do_not_disturb_each_other(tmp_path):
     assert found == {i: bool(i % 2) for i in range(6)}
 
 
+def test_checks_are_told_as_they_come():
+    seen = []
+    verdict = grade("attention", SOLUTION, framework="numpy", level=1, progress=seen.append)
+    assert [check for check in seen if check.outcome != "checking"] == list(verdict.checks)
+    assert [check.name for check in seen if check.outcome == "checking"] == [check.name for check in verdict.checks]
+    assert all(check.sentence and check.level == 1 for check in seen)
+
+
+def test_a_grading_can_be_stopped(tmp_path):
+    """At once, with what the attempt started, and the next grading is as good as any."""
+    source = "import subprocess\nsubprocess.Popen(['sleep', '300'])\nwhile True:\n    pass\n"
+    path = written(tmp_path, source)
+    runner.stop("numpy")  # nothing is under way: nothing happens
+    found = []
+    grading = threading.Thread(target=lambda: found.append(grade("attention", path, framework="numpy")))
+    grading.start()
+    deadline = time.monotonic() + 20
+    while not sleepers() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    start = time.monotonic()
+    runner.stop("numpy")
+    grading.join()
+    assert time.monotonic() - start < 5, "the limit of 10 s a check ended it, not the stop"
+    assert found[0].first_failure.outcome == "error"
+    assert "stopped by whoever asked for it" in found[0].first_failure.message
+    assert not sleepers()
+    assert grade("attention", SOLUTION, framework="numpy", level=1).passed
+
+
+def test_an_interrupted_grading_gives_its_verdict_to_nobody_else(tmp_path):
+    """As when a notebook's kernel is interrupted: the next call must not read the answer to the last one."""
+    slow = written(tmp_path, "import time\ntime.sleep(3)\n" + SOLUTION.read_text(encoding="utf-8"), "slow.py")
+    empty = written(tmp_path, "", "empty.py")
+    grade("attention", SOLUTION, framework="numpy", level=1)
+    timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        grade("attention", slow, framework="numpy")
+    verdict = grade("attention", empty, framework="numpy")
+    assert verdict.attempt.endswith("empty.py")
+    assert verdict.first_failure.outcome == "failed"
+
+
+def spares(count, *, besides=()):
+    """The processes that wait to grade the same again, once there are so many and the others have ended."""
+    server = psutil.Process(runner._SERVERS[os.getpid(), "numpy"].process.pid)
+    deadline = time.monotonic() + 20
+    while len(found := server.children()) != count or set(found) & set(besides):
+        assert time.monotonic() < deadline, f"{found} wait, expected {count}"
+        time.sleep(0.02)
+    return found
+
+
+def test_who_watches_is_graded_by_a_process_that_waits(tmp_path):
+    """It reads the attempt only when it is asked, draws its own seed, and is given up for any other request."""
+
+    def graded(source, **options):
+        options = {"level": 1, **options}
+        path = written(tmp_path, source)
+        return grade("attention", path, framework="numpy", progress=lambda _: None, **options)
+
+    right = SOLUTION.read_text(encoding="utf-8")
+    wrong = right.replace(" / math.sqrt(q.shape[-1])  # (B, H, T, S)", "  # (B, H, T, S)")
+    first = graded(wrong)
+    (waiting,) = spares(1)
+    second = graded(right)
+    assert not first.passed
+    assert second.passed
+    assert first.seed != second.seed
+    (waiting,) = spares(1, besides=[waiting])
+    other = graded(right, level=2, seed=5)
+    assert other.passed
+    assert {check.level for check in other.checks} == {1, 2}
+    (waiting,) = spares(1, besides=[waiting])
+    waiting.kill()
+    assert graded(right, level=2, seed=5).passed, "one that was lost is replaced"
+    assert grade("attention", SOLUTION, framework="numpy", level=1).passed
+    assert spares(0) == [], "who does not watch keeps none"
+
+
+def test_a_process_that_waits_ends_with_its_parent(tmp_path):
+    path = written(tmp_path, SOLUTION.read_text(encoding="utf-8"))
+    grade("attention", path, framework="numpy", level=1, progress=lambda _: None)
+    (waiting,) = spares(1)
+    server = runner._SERVERS[os.getpid(), "numpy"]
+    os.kill(server.process.pid, signal.SIGKILL)
+    server.process.wait()
+    waiting.wait(5)
+    assert grade("attention", path, framework="numpy", level=1).passed
+
+
 def test_nothing_is_left_running(tmp_path):
     source = "import subprocess\nsubprocess.Popen(['sleep', '300'])\n" + SOLUTION.read_text(encoding="utf-8")
     assert grade("attention", written(tmp_path, source), framework="numpy", level=1).passed

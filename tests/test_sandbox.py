@@ -112,3 +112,29 @@ def test_a_wrong_setting_is_named(monkeypatch, name, value):
     monkeypatch.setenv(name, value)
     with pytest.raises(pytest.UsageError, match=f"{name} should be a positive number, is '{value}'"):
         Limits.from_environment(total=5.0)
+
+
+def works(send, seconds):
+    """So much work, on one processor that six others want as well; they end with this process."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    for _ in range(6):
+        if os.fork() == 0:
+            while True:
+                pass
+    start = time.process_time()
+    while time.process_time() - start < seconds:
+        pass
+    send("done")
+
+
+def test_waiting_for_a_busy_processor_does_not_count():
+    start = time.monotonic()
+    box, messages = ran(works, 0.8, seconds=2.0)
+    assert messages == ["done"], box.death
+    assert time.monotonic() - start > 2.0, "the processor was not busy: this shows nothing"
+
+
+def test_sleeping_counts():
+    box, messages = ran(sleeps, 30.0, seconds=1.0)
+    assert messages == ["asleep"]
+    assert box.death.sentence.startswith("stopped: no result after 1 s")

@@ -43,6 +43,17 @@ def test_forward_and_backward_are_bit_equal():
 
 
 @pytest.mark.usefixtures("_simulated")
+@torch.inference_mode()
+def test_views_and_writes_in_inference_mode():
+    before = torch.inference_mode(False)(lambda: wrap(torch.arange(12.0)))()
+    seen = before.view(3, 4)
+    made = torch.zeros(3, 4, device=DEVICE)
+    made[:, 1:3] = seen[:, 1:3]
+    assert torch.equal(unwrap(made.view(12)), torch.tensor([0.0, 1, 2, 0, 0, 5, 6, 0, 0, 9, 10, 0]))
+    assert not (seen * 2).requires_grad
+
+
+@pytest.mark.usefixtures("_simulated")
 def test_a_mask_made_on_the_cpu_is_refused():
     q = wrap(torch.randn(1, 1, 4, 6))
     with pytest.raises(

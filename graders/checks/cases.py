@@ -116,6 +116,10 @@ class Case:
     def dtype(self) -> np.dtype[Any]:
         return next(x.dtype for x in self.args if isinstance(x, np.ndarray) and is_float(x))
 
+    def scales(self) -> Mapping[str, float]:
+        """The size of what cancels in a result, by name, where that counts."""
+        return {}
+
     def wrt(self) -> list[int]:
         return [i for i, x in enumerate(self.args) if isinstance(x, np.ndarray) and is_float(x)]
 
@@ -133,7 +137,8 @@ class Scenario:
     `play(m, **arrays)` does it, `m` being the person's module (graders.native), and gives results by name, as NumPy;
     `kernel(**arrays)` gives the same names. `arrays` are the numbers that both start from: play hands them on by
     `m.to`. It may be played again on another attempt, so it draws nothing from a generator that others share.
-    draws: the person's code may use the global random number generators.
+    draws: the person's code may use the global random number generators. sizes(**arrays): by name, the size of what
+    cancels in a result, where that may be much more than the result itself.
     """
 
     name: str
@@ -143,6 +148,7 @@ class Scenario:
     draws: bool = False
     dtype: str = "float64"
     near: Callable[[tuple[int, ...]], str] | None = None
+    sizes: Callable[..., Mapping[str, float]] | None = None
 
     def cast(self, dtype: str) -> "Scenario":
         return replace(self, dtype=dtype, arrays={name: _cast(x, dtype) for name, x in self.arrays.items()})
@@ -165,6 +171,9 @@ class Scenario:
             return _in_float64(self.exact(), self.cast("float32"))
         found = self.kernel(**self.arrays)
         return {name: np.asarray(x).astype(self.dtype) for name, x in found.items()}
+
+    def scales(self) -> Mapping[str, float]:
+        return self.sizes(**self.arrays) if self.sizes else {}
 
 
 def _in_float64(exact: Results, narrow: Any) -> Results:

@@ -38,7 +38,7 @@ def check_parity(attempt: Attempt, case: Any, places: tuple[str, ...], fused: Fu
         if fused and attempt.framework == "torch":
             against |= {name: {"out": out} for name, out in fused("cpu" if place == "stand-in" else place).items()}
         for name, expected in against.items():
-            if wrong := differences(got, expected, rough, case.near):
+            if wrong := differences(got, expected, rough, case.near, case.scales()):
                 wrong.summary = f"{place} differs from {name}: {wrong.summary}"
                 wrong.observed = got
                 raise refuse(wrong, there, case, observe)

@@ -17,8 +17,9 @@ def for_all(
     *,
     seed: int,
     describe: Callable[[Any], str] = str,
+    examples: int | None = None,
 ) -> None:
-    """judge(case) for as many drawn cases as the framework can afford.
+    """judge(case) for as many drawn cases as the framework can afford, or for so many examples.
 
     Raises the Mismatch of the smallest case that fails, with its description.
     """
@@ -26,7 +27,7 @@ def for_all(
 
     @hypothesis.seed(seed)
     @settings(
-        max_examples=attempt.backend.examples,
+        max_examples=examples or attempt.backend.examples,
         deadline=None,
         database=None,
         derandomize=False,

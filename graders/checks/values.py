@@ -1,7 +1,8 @@
 """Shape, dtype and values, against a float64 kernel within a budget derived from the kernel itself."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import ml_dtypes
@@ -78,12 +79,18 @@ def again(case: Any) -> Callable[[Attempt], Results]:
     return lambda other: run(other, case)
 
 
-def differences(got: Results, exact: Results, rough: Results, near: Near | None = None) -> Mismatch | None:
-    """The first result by name that is not within its budget."""
+def differences(
+    got: Results,
+    exact: Results,
+    rough: Results,
+    near: Near | None = None,
+    scales: Mapping[str, float] = MappingProxyType({}),
+) -> Mismatch | None:
+    """The first result by name that is not within its budget. scales: the size of what cancels in it, where given."""
     for name, right in exact.items():
         if name not in got:
             return Mismatch(f"{name} is missing", observed=got)
-        allowed = budget(np.asarray(right, np.float64), rough[name])
+        allowed = budget(np.asarray(right, np.float64), rough[name], scales.get(name, 0.0))
         if problem := compare(got[name], np.asarray(right, np.float64), allowed, name, near):
             return problem
     return None
@@ -132,7 +139,7 @@ def check_values(attempt: Attempt, case: Any, *, dtypes: Sequence[str] | None = 
     for dtype in dtypes or attempt.backend.value_dtypes:
         typed = case.cast(dtype)
         got = run(attempt, typed)
-        if problem := differences(got, typed.exact(), typed.rough(), typed.near):
+        if problem := differences(got, typed.exact(), typed.rough(), typed.near, typed.scales()):
             problem.observed = got
             raise refuse(problem, attempt, typed, again(typed))
 

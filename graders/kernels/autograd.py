@@ -49,6 +49,8 @@ class Dual:
         a = self.reshape(1, -1) if self.value.ndim == 1 else self
         b = other.reshape(-1, 1) if other.value.ndim == 1 else other
         left, right = a.value.shape, b.value.shape
+        if left[-1] != right[-2]:
+            raise ValueError(f"matrices of shapes {left} and {right} have no product")
         out = (a.reshape(*left, 1) * b.reshape(*right[:-2], 1, *right[-2:])).sum(axis=-2)
         shape = list(out.value.shape)
         if other.value.ndim == 1:
@@ -118,10 +120,10 @@ class Dual:
         return other if isinstance(other, Dual) else constant(other, self.slope.shape[-1])
 
     def _through(self, f: Any, first: Any, second: Any, rounding: float = 0.0) -> "Dual":
-        """f of each entry. rounding: that of the usual formula of the derivative, where it is not relative to it."""
+        """f of each entry. rounding: that of the usual formulas of f and its derivative, where it is not relative."""
         steep, bent = np.abs(first)[..., None], np.abs(second) * self.noise
         slack = bent[..., None] + 2 * np.maximum(steep, rounding)
-        noise = np.abs(first) * self.noise + 2 * np.abs(f)
+        noise = np.abs(first) * self.noise + 2 * np.maximum(np.abs(f), rounding)
         slope_noise = steep * self.slope_noise + slack * self.reach
         return Dual(f, first[..., None] * self.slope, steep * self.reach, noise, slope_noise)
 
@@ -186,8 +188,13 @@ def gradients(
     return found, sizes
 
 
-def cross_entropy(logits: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The mean of -log softmax(logits)[target] in nats, row by row, and its gradient."""
+def cross_entropy(
+    logits: np.ndarray, targets: np.ndarray, upstream: float = 1.0
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """The mean of -log softmax(logits)[target] in nats, row by row, as "out", its gradient as "logits"; both roundings.
+
+    A logit of size s is known to s machine epsilons, and a probability then to s + C of them, relative to itself.
+    """
     losses, slopes = [], np.zeros_like(logits)
     for i, (row, target) in enumerate(zip(logits, targets, strict=True)):
         shifted = row - np.max(row)
@@ -195,7 +202,9 @@ def cross_entropy(logits: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, 
         losses.append(np.log(total) - shifted[target])
         slopes[i] = np.exp(shifted) / total
         slopes[i, target] -= 1
-    return np.asarray(np.mean(losses)), slopes / len(targets)
+    rounding = float(np.max(np.abs(logits)) + logits.shape[1])
+    found = {"out": np.asarray(np.mean(losses)), "logits": upstream * slopes / len(targets)}
+    return found, {"out": rounding, "logits": abs(upstream) * rounding / len(targets)}
 
 
 def _axes(axis: Axis, ndim: int) -> tuple[int, ...]:

@@ -83,7 +83,14 @@ def iwae_bound(log_w: np.ndarray) -> np.ndarray:
     return top + np.log(np.mean(np.exp(log_w - top), axis=0))
 
 
+def iwae_one_by_one(log_w: np.ndarray) -> np.ndarray:
+    """The same, sample after sample, as right but for more roundings."""
+    return np.logaddexp.reduce(log_w, axis=0) - np.log(log_w.dtype.type(len(log_w)))
+
+
 def iwae_bound_backward(upstream: np.ndarray, log_w: np.ndarray) -> tuple[np.ndarray]:
-    """The gradient of log_w: each sample by its share of the weights."""
-    weights = np.exp(log_w - log_w.max(axis=0))
-    return (upstream * weights / weights.sum(axis=0),)
+    """The gradient of log_w: each sample by its share of the weights.
+
+    By way of the bound itself, which rounds as log_w does where that is large; so do right attempts.
+    """
+    return (upstream * np.exp(log_w - iwae_bound(log_w)) / log_w.dtype.type(len(log_w)),)
