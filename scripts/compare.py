@@ -127,7 +127,9 @@ def _lock(console: "Console", kata: "Kata", framework: str, *, give_up: bool, ye
 def _sure(console: "Console", kata: "Kata") -> bool:
     console.print(f"This shows the reference solution of {kata.title}, and records that you asked for it.")
     console.print("Show it? \\[y/N] ", end="")
-    return input().strip().lower() in ("y", "yes")
+    with contextlib.suppress(EOFError):
+        return input().strip().lower() in ("y", "yes")
+    return False
 
 
 @contextlib.contextmanager

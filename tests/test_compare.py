@@ -268,6 +268,7 @@ def test_every_plan_measures_its_solution(kata, framework, monkeypatch):
         if picture.seconds <= 20:
             ((_, data),) = child.take(picture, sides, 1)
             assert isinstance(data, dict), data
+            assert not [part for part in data.values() if isinstance(part, str)], data
             drawn = [
                 drawing.svg(partial(picture.draw, yours=a, reference=b), picture.size, picture.alt)
                 for a, b in ((data, data), (None, data), (data, None))
@@ -378,6 +379,19 @@ def test_what_an_attempt_gives_to_a_picture_may_be_of_any_kind(compared, tiny):
     shown = Page(page.render(tiny, findings, right()))
     assert any("cannot be drawn" in text for text in shown.texts)
     assert any(p["aria-label"].startswith("the ") for p in shown.pictures)
+
+
+def test_a_part_of_a_picture_may_fail_alone(compared, tiny):
+    """An attempt of which one level is written has its part of the picture."""
+    apart = '{"y": lambda: m.twice(np.arange(4.0)), "z": lambda: m.thrice(np.arange(4.0))}'
+    parts = COMPARE.replace('{"y": m.twice(np.arange(4.0))}', apart)
+    written(tiny.folder, parts, ".compare.py")
+    source = right(thrice="raise NotImplementedError('tiny')")
+    findings = compared(source)
+    assert ("A line, z", "`thrice` still has the stub's body") in findings.complaints()
+    curves = Page(page.render(tiny, findings, source)).pictures
+    assert any(p["aria-label"] == 'the "line" of <both>' for p in curves)
+    assert list(page._whole(findings.get(Task("picture", "A line"), "yours"))) == ["y"]
 
 
 def test_code_is_compared_by_function_and_helpers_by_what_they_do():

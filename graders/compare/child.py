@@ -159,15 +159,19 @@ def _costs(probe: Probe, task: Task, sides: dict[str, Attempt], seed: int) -> Fo
 
 
 def take(picture: Picture, sides: dict[str, Attempt], seed: int) -> Found:
+    """Arrays by name; where a part failed alone, the sentence stands in its place."""
     for side, attempt in sides.items():
-        rng = draws(picture.title, seed)
-
-        def taken(attempt: Attempt = attempt, rng: np.random.Generator = rng) -> dict[str, np.ndarray]:
-            found = attempt.play(picture.title, lambda m: picture.take(m, rng), draws=picture.draws)
-            return {name: np.array(value) for name, value in found.items()}
-
         with active(attempt):
-            yield side, said(taken)
+            yield side, said(partial(_taken, picture, attempt, draws(picture.title, seed)))
+
+
+def _taken(picture: Picture, attempt: Attempt, rng: np.random.Generator) -> dict[str, Any]:
+    def one(part: Any) -> Any:
+        made = attempt.play(picture.title, lambda _: part(), draws=picture.draws) if callable(part) else part
+        return np.array(made)
+
+    found = attempt.play(picture.title, lambda m: picture.take(m, rng), draws=picture.draws)
+    return {name: said(partial(one, part)) for name, part in found.items()}
 
 
 MEASURES = {"error": _errors, "cost": _costs, "time": measure_times}

@@ -99,8 +99,11 @@ class Findings:
         """(what, sentence) for what could not be measured, each sentence of a probe once."""
         seen: dict[tuple[str, str], None] = {}
         for (task, side), result in self.found.items():
-            if isinstance(result, str):
-                seen[(task.of if side == "yours" else f"{task.of}, reference"), result] = None
+            parts = result if isinstance(result, dict) else {"": result}  # of a picture
+            for name, part in parts.items():
+                if isinstance(part, str):
+                    title = f"{task.of}, {name}" if name else task.of
+                    seen[title if side == "yours" else f"{title}, reference", part] = None
         return list(seen)
 
     def overall(self) -> dict[str, float]:

@@ -49,7 +49,7 @@ def own_pictures(kata: Kata, findings: Findings) -> list[dict[str, str]]:
     found = []
     for picture in plan.load(kata, findings.framework).pictures:
         taken = [findings.get(Task("picture", picture.title), side) for side in SIDES]
-        data = [x if isinstance(x, dict) else None for x in taken]
+        data = [_whole(x) for x in taken]
         if data == [None, None]:
             continue
         try:
@@ -62,6 +62,13 @@ def own_pictures(kata: Kata, findings: Findings) -> list[dict[str, str]]:
             drawn = drawing.svg(partial(picture.draw, yours=None, reference=data[1]), picture.size, picture.alt)
         found.append({"title": picture.title, "caption": picture.caption, "svg": drawn})
     return found
+
+
+def _whole(taken: Any) -> dict[str, Any] | None:
+    """What was taken of a side without the parts that failed."""
+    if not isinstance(taken, dict):
+        return None
+    return {name: part for name, part in taken.items() if not isinstance(part, str)} or None
 
 
 def growth_curves(findings: Findings) -> list[dict[str, str]]:

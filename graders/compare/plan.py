@@ -45,9 +45,10 @@ class Picture:
     """A picture that only this kata has.
 
     take(m, rng) gives arrays by name of one side, m being graders.native's view of it; it runs where the attempt is
-    confined. draw(figure, yours=..., reference=...) draws both with matplotlib in the colours of
-    graders.compare.drawing; a side that failed is None. alt: what is to be seen, for who cannot see it. size: inches.
-    seconds: for one side. draws: the person's code may use the global random number generators.
+    confined. In place of an array it may give a function of nothing that makes it, which may fail alone.
+    draw(figure, yours=..., reference=...) draws both with matplotlib in the colours of graders.compare.drawing; a part
+    that failed is missing, a side of which nothing is left is None. alt: what is to be seen, for who cannot see it.
+    size: inches. seconds: for one side. draws: the person's code may use the global random number generators.
     """
 
     title: str

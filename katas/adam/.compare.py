@@ -144,7 +144,8 @@ def ways(m, name, options):
 
 
 def take(m, rng):
-    return {title: walk(m, title) for title in RUNS if "amsgrad" not in title or m.framework in CLASSES}
+    titles = [title for title in RUNS if "amsgrad" not in title or m.framework in CLASSES]
+    return {title: lambda title=title: walk(m, title) for title in titles}
 
 
 def draw(figure, yours, reference):
@@ -153,7 +154,7 @@ def draw(figure, yours, reference):
     x, y = np.meshgrid(np.linspace(-1.4, 1.6, 140), np.linspace(-0.6, 2.2, 140))
     for ax, title in zip(axes, titles, strict=True):
         ax.contour(x, y, surface(x, y), levels=np.geomspace(0.05, 60, 11), colors=MUTED, linewidths=0.7, alpha=0.5)
-        mine, right = (data[title] if data else None for data in (yours, reference))
+        mine, right = (data.get(title) if data else None for data in (yours, reference))
         curves = [way[:, 1] if way is not None else None for way in (mine, right)]
         sides = {"yours": mine, "reference": right}
         across = {side: way[:, 0] for side, way in sides.items() if way is not None}
