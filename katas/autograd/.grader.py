@@ -1052,6 +1052,9 @@ def graphs(draw):
 @level(3, seconds=40)
 def test_drawn_tensors(attempt, seed):
     """graphs of tensors drawn at random, in which leaves and results are used again"""
+    arrays = {name: away(np.random.default_rng(seed), 2, 3) for name in "xy"}
+    for last in (("a", "x"), ("x", "a"), ("a", "a")):
+        check_tensors(attempt, Program(((infix("+"), ("x", "y")), (infix("+"), last))), arrays)
     for_all(
         attempt,
         graphs(),
