@@ -25,17 +25,27 @@ ENDLESS = RIGHT.replace("    return _weights(q, k, mask) @ v", "    while True:\
 PATIENCE = 60.0  # seconds, for a machine under load
 
 
+# Takes the terminal at its standard input for its own, then becomes the program. (pty.fork() would fork this process,
+# in which another test may have started JAX's threads.)
+LEAD = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
+
 class Terminal:
     """A program on a terminal of its own, as its session's leader."""
 
     def __init__(self, *arguments, state):
         self.shown = ""
         environment = {**os.environ, "TERM": "xterm-256color", "KATAS_STATE": str(state), "PYTHONPATH": str(ROOT)}
-        pid, self.fd = pty.fork()
-        if pid == 0:
-            os.chdir(ROOT)
-            os.execve(sys.executable, [sys.executable, *map(str, arguments)], environment)
-        self.pid = pid
+        self.fd, end = pty.openpty()
+        command = [sys.executable, "-c", LEAD, *map(str, arguments)]
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdin=end, stdout=end, stderr=end, start_new_session=True
+        )
+        os.close(end)
         self.modes = termios.tcgetattr(self.fd)
 
     def until(self, *texts, seconds=PATIENCE):
@@ -60,23 +70,19 @@ class Terminal:
     def end(self):
         """The exit code, once the program has ended."""
         deadline = time.monotonic() + PATIENCE
-        while True:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.pid = None
-                while select.select([self.fd], [], [], 0.1)[0]:
-                    before = len(self.shown)
-                    self.read(0)
-                    if len(self.shown) == before:
-                        break
-                return os.waitstatus_to_exitcode(status)
+        while (code := self.process.poll()) is None:
             assert time.monotonic() < deadline, f"it does not end: {self.shown[-2000:]!r}"
             self.read(0.1)
+        while select.select([self.fd], [], [], 0.1)[0]:
+            before = len(self.shown)
+            self.read(0)
+            if len(self.shown) == before:
+                break
+        return code
 
     def close(self):
-        if self.pid:
-            os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
+        self.process.kill()
+        self.process.wait()
         os.close(self.fd)
 
 
@@ -208,7 +214,7 @@ def test_a_killed_round_goes_on(terminal, path, history):
     one.until("replay")
     path.write_text(ENDLESS, encoding="utf-8")
     one.until("checking attention_shape")
-    os.kill(one.pid, signal.SIGKILL)
+    one.process.kill()
     one.end()
     (kept,) = history.rounds(ended=None)
     assert kept.detail["runs"] == 1
@@ -242,9 +248,9 @@ def test_suspended_and_resumed(terminal, path):
     one.until("the clock runs")
     one.press("\x1a")
     one.until("\x1b[?1049l")
-    wait_for(lambda: os.waitpid(one.pid, os.WNOHANG | os.WUNTRACED)[0])
+    wait_for(lambda: os.waitpid(one.process.pid, os.WNOHANG | os.WUNTRACED)[0])
     assert termios.tcgetattr(one.fd) == one.modes
-    os.kill(one.pid, signal.SIGCONT)
+    one.process.send_signal(signal.SIGCONT)
     one.until("paused")
     one.press("q")
     assert one.end() == 0
