@@ -3,7 +3,7 @@
 import math
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,12 +33,16 @@ class Edit:
 
 @dataclass(frozen=True)
 class Bug:
-    """A mistake: how it edits the solution, the check that must catch it first, and what to tell the person."""
+    """A mistake: how it edits the solution, the check that must catch it first, and what to tell the person.
+
+    hints: for a mistake that the bank does not have, the bugs of the bank whose sentences are true of it as well.
+    """
 
     name: str
     check: str
     says: str
     edits: tuple[Edit, ...]
+    hints: tuple[str, ...] = ()
 
     def frameworks(self) -> set[str]:
         return {framework for edit in self.edits for framework in edit.frameworks}
@@ -57,28 +61,45 @@ class Bug:
 
 def bank(kata: Kata) -> tuple[Bug, ...]:
     """The kata's bugs. Raises KataError naming the entry that is wrong."""
+    return _read(kata.bugs)
+
+
+def beyond(kata: Kata) -> tuple[Bug, ...]:
+    """Mistakes that the bank does not have, none of which a check may pass or a hint misname; see `bank`."""
+    return _read(kata.beyond) if kata.beyond.exists() else ()
+
+
+def _read(path: Path) -> tuple[Bug, ...]:
     try:
-        entries: list[dict[str, Any]] = tomllib.loads(kata.bugs.read_text(encoding="utf-8")).get("bug", [])
+        entries: list[dict[str, Any]] = tomllib.loads(path.read_text(encoding="utf-8")).get("bug", [])
     except (OSError, tomllib.TOMLDecodeError) as error:
-        raise KataError(f"{kata.bugs}: the bug bank does not read: {error}") from error
-    return tuple(_bug(entry, kata.bugs) for entry in entries)
+        raise KataError(f"{path}: the mistakes do not read: {error}") from error
+    return tuple(_bug(entry, path) for entry in entries)
 
 
 def _bug(entry: dict[str, Any], where: Path) -> Bug:
     try:
         edits = tuple(Edit(tuple(e["frameworks"]), e["find"], e["replace"]) for e in entry["edits"])
-        return Bug(entry["name"], entry["check"], entry["says"], edits)
+        return Bug(entry["name"], entry["check"], entry["says"], edits, tuple(entry.get("hints", ())))
     except (KeyError, TypeError) as error:
         raise KataError(f"{where}: bug '{entry.get('name', '?')}' lacks {error}") from error
 
 
 def variants(kata: Kata, framework: str) -> Iterator[tuple[Bug, str]]:
     """Each bug of a framework with the edited solution's source."""
-    path = kata.solution(framework)
-    source = path.read_text(encoding="utf-8")
-    for bug in bank(kata):
+    return _applied(bank(kata), kata, framework, kata.bugs)
+
+
+def variants_beyond(kata: Kata, framework: str) -> Iterator[tuple[Bug, str]]:
+    """The same of the mistakes beyond the bank."""
+    return _applied(beyond(kata), kata, framework, kata.beyond)
+
+
+def _applied(bugs: Sequence[Bug], kata: Kata, framework: str, where: Path) -> Iterator[tuple[Bug, str]]:
+    source = kata.solution(framework).read_text(encoding="utf-8")
+    for bug in bugs:
         if framework in bug.frameworks():
-            yield bug, bug.apply(source, framework, kata.bugs)
+            yield bug, bug.apply(source, framework, where)
 
 
 def likely(problem: Mismatch, item: "pytest.Item", request: "Request") -> list[str]:

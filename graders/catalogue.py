@@ -46,6 +46,10 @@ class Kata:
     def bugs(self) -> Path:
         return self.folder / ".bugs.toml"
 
+    @property
+    def beyond(self) -> Path:
+        return self.folder / ".beyond.toml"
+
     def _suffix(self, framework: str) -> str:
         return "" if framework == self.frameworks[0] else f"_{framework}"
 

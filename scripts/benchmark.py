@@ -24,7 +24,7 @@ import psutil
 
 from graders import KataError, bugs, find, grade, katas
 from graders.catalogue import FRAMEWORKS, ROOT, Kata
-from graders.watching import Checking, Event, Graded, Progress, Watching
+from graders.practice.watching import Checking, Event, Graded, Progress, Watching
 
 IMPORTS = {"torch": "torch, pytest, hypothesis", "jax": "jax, pytest, hypothesis", "numpy": "numpy, pytest, hypothesis"}
 

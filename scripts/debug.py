@@ -17,7 +17,7 @@ import typer
 from graders.catalogue import FRAMEWORKS, Kata, find
 from graders.errors import KataError
 from graders.history import History
-from graders.rounds import clock
+from graders.practice.rounds import clock
 
 CODES = {"bold": "1", "light": "2", "red": "31", "green": "32", "yellow": "33", "purple": "35"}
 TICK = 0.2  # seconds
@@ -62,7 +62,7 @@ def prepared(
     kata: Kata, framework: str, history: History, number: int, seed: int | None, to: Path | None, *, new: bool
 ) -> Any:
     """The drill that goes on, or another one."""
-    from graders import drill, drilling
+    from graders.practice import drill, drilling
 
     going = drilling.resume(kata, framework, history)
     if going and not new:
@@ -89,7 +89,7 @@ def prepared(
 
 def practise(drilling: Any) -> str:
     """Grades each save until the drill is passed, given up or left; how it ended."""
-    from graders.watching import Checking, Event, Gone, Graded, Trouble, Watching
+    from graders.practice.watching import Checking, Event, Gone, Graded, Trouble, Watching
 
     events: queue.Queue[Event] = queue.Queue()
     count = len(drilling.drill.mistakes)

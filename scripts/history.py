@@ -14,9 +14,9 @@ from rich.text import Text
 from graders.catalogue import DIFFICULTIES, FRAMEWORKS, Kata, find, katas
 from graders.errors import KataError
 from graders.history import History, Round, Run
-from graders.progress import day, overview
+from graders.practice.progress import day, overview
+from graders.practice.rounds import clock
 from graders.report import MARKS
-from graders.rounds import clock
 
 STATES = {"passed": "green", "failing again": "red", "started": "yellow", "new": "dim"}
 OUTCOMES = {"passed": "green", "failed": "red", "out of time": "red", "error": "magenta"}

@@ -4,7 +4,8 @@
     python scripts/prove.py attention --framework jax --seeds 5
     python scripts/prove.py attention --framework torch --bug no-scale
 
-Each mistake is graded in full on the first seed, with `--hint`, and by the check it names on the others.
+Each mistake is graded in full on the first seed, with `--hint`, and by the check it names on the others. The mistakes
+beyond the bank are caught as well, and what the hint says of them, if anything, is true.
 """
 
 import argparse
@@ -39,7 +40,7 @@ def main() -> None:
 def prove(kata: Kata, framework: str, seeds: range, only: list[str] | None = None) -> int:
     """Prints what is wrong, a line each; the number of mistakes that are not caught as they should be."""
     start = time.perf_counter()
-    checked = {bug.name: bug for bug, _ in bugs.variants(kata, framework) if not only or bug.name in only}
+    checked = {bug.name: bug for bug, _ in mistakes(kata, framework) if not only or bug.name in only}
     wrong: dict[str, str] = {}
     for job, complaint in complaints(kata, framework, seeds, only, solution=not only):
         if complaint and job.name not in wrong:
@@ -59,17 +60,23 @@ def complaints(
 ) -> Iterator[tuple[Job, str]]:
     """(job, what is wrong with how it was graded or "") for the solution and for each mistake on each seed."""
     right = kata.solution(framework).read_text(encoding="utf-8")
-    variants = [(bug, source) for bug, source in bugs.variants(kata, framework) if not only or bug.name in only]
+    variants = [(bug, source) for bug, source in mistakes(kata, framework) if not only or bug.name in only]
     known = {bug.name: bug for bug, _ in variants}
+    says = {bug.name: bug.says for bug in bugs.bank(kata)}
     jobs = [Job("solution", right, seed) for seed in seeds] if solution else []
     for bug, source in variants:
         jobs += [Job(bug.name, source, seeds[0], hint=True)]
         jobs += [Job(bug.name, source, seed, check=bug.check) for seed in seeds[1:]]
     for job, checks in grade_each(kata, framework, jobs):
-        yield job, _complaint(known.get(job.name), job, checks)
+        yield job, _complaint(known.get(job.name), job, checks, says)
 
 
-def _complaint(bug: Bug | None, job: Job, checks: tuple[Check, ...]) -> str:
+def mistakes(kata: Kata, framework: str) -> list[tuple[Bug, str]]:
+    """The bank's and those beyond it, with their sources."""
+    return [*bugs.variants(kata, framework), *bugs.variants_beyond(kata, framework)]
+
+
+def _complaint(bug: Bug | None, job: Job, checks: tuple[Check, ...], says: dict[str, str]) -> str:
     if not checks:
         return "nothing was graded: is there such a check?"
     last = checks[-1]
@@ -79,8 +86,12 @@ def _complaint(bug: Bug | None, job: Job, checks: tuple[Check, ...]) -> str:
         return f"it passes {job.check or 'every check'}, expected {bug.check} to fail"
     if last.outcome != "failed" or last.name != bug.check:
         return f"{last.name} {last.outcome}, expected {bug.check} to fail: {last.message}"
-    if job.hint and bug.says not in last.message:
+    if job.hint and bug.name in says and bug.says not in last.message:
         return f"the hint does not name it: {last.message}"
+    if job.hint and bug.name not in says:
+        said = {line for line in last.message.splitlines() if line.startswith("likely ")}
+        if wrong := said - {f"likely    {says[name]}" for name in bug.hints}:
+            return f"the hint names another mistake: {' '.join(wrong)}"
     return ""
 
 

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graders import review, rounds, runner
+from graders import runner
 from graders.errors import KataError
 from graders.history import History, Round
-from graders.opening import Choice, choose, unfinished
-from graders.rounds import Timed, clock
+from graders.practice import review, rounds
+from graders.practice.opening import Choice, choose, unfinished
+from graders.practice.rounds import Timed, clock
 
 if TYPE_CHECKING:
-    from graders.terminal import Desk
+    from graders.practice.terminal import Desk
 
 LONGEST = 24 * 60  # minutes
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -54,9 +55,9 @@ def main(
 def practise(choice: Choice, history: History, minutes: float | None, resume: bool | None, *, scored: bool) -> int:
     from rich.console import Console
 
-    from graders.practice import Practice
-    from graders.terminal import Desk, Ended
-    from graders.watching import Watching
+    from graders.practice.loop import Practice
+    from graders.practice.terminal import Desk, Ended
+    from graders.practice.watching import Watching
 
     desk, now = Desk(Console(highlight=False)), time.monotonic
     kept = opened(choice, history, desk, resume)

@@ -8,7 +8,7 @@ import typer
 from graders import runner
 from graders.errors import KataError
 from graders.history import History
-from graders.opening import Choice, choose
+from graders.practice.opening import Choice, choose
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -39,10 +39,10 @@ def main(
 def practise(choice: Choice, history: History) -> int:
     from rich.console import Console
 
-    from graders.practice import Practice
+    from graders.practice.loop import Practice
+    from graders.practice.terminal import Desk, Ended
+    from graders.practice.watching import Watching
     from graders.report import render
-    from graders.terminal import Desk, Ended
-    from graders.watching import Watching
 
     desk = Desk(Console(highlight=False))
     engine = Watching(choice.kata, choice.path, choice.framework, desk.inbox.put, level=choice.level)

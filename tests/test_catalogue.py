@@ -76,7 +76,7 @@ def test_an_unknown_kata_names_the_nearest():
 @pytest.mark.parametrize(
     ("toml", "said"),
     [
-        ("[[bug]\n", "the bug bank does not read"),
+        ("[[bug]\n", "the mistakes do not read"),
         ('[[bug]]\nname = "b"\nsays = "s"\nedits = []\n', "bug 'b' lacks 'check'"),
         (
             '[[bug]]\nname = "b"\nsays = "s"\ncheck = "c"\n[[bug.edits]]\nfind = "x"\n',

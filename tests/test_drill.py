@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from graders import KataError, bugs, drill, drilling, find, grade
+from graders import KataError, bugs, find, grade
 from graders.bugs import Bug
 from graders.catalogue import ROOT
-from graders.drill import Candidate, Drill
 from graders.history import History
+from graders.practice import drill, drilling
+from graders.practice.drill import Candidate, Drill
 from tests.common import OFFERED, name, written
 
 KATA = find("attention")

@@ -2,7 +2,8 @@
 
 import pytest
 
-from graders import find, hints, katas
+from graders import find, katas
+from graders.practice import hints
 from graders.report import Check
 
 KATA = find("attention")

@@ -11,12 +11,12 @@ from rich.console import Console
 from graders import find
 from graders.errors import KataError
 from graders.history import History
-from graders.opening import choose, unfinished
-from graders.practice import Practice
+from graders.practice.loop import Practice
+from graders.practice.opening import choose, unfinished
+from graders.practice.rounds import Timed
+from graders.practice.screen import Page
+from graders.practice.watching import Checking, Gone, Graded, Hinted, Progress, Trouble
 from graders.report import Check, Verdict
-from graders.rounds import Timed
-from graders.screen import Page
-from graders.watching import Checking, Gone, Graded, Hinted, Progress, Trouble
 from tests.common import written
 
 KATA = find("attention")

@@ -9,10 +9,10 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from graders import progress
 from graders.catalogue import ROOT
 from graders.history import Event, History, Round, Run
-from graders.progress import Review
+from graders.practice import progress
+from graders.practice.progress import Review
 from graders.report import Check, Verdict
 
 START = datetime(2026, 3, 2, 12, 0).timestamp()  # noon, so that an hour more or less is the same day

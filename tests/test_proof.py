@@ -15,9 +15,9 @@ SIZE = 20  # bugs in a part, so that the parts run side by side
 PARTS = [
     (kata, framework, part)
     for kata, framework in OFFERED
-    for part in range(-(-len(list(bugs.variants(kata, framework))) // SIZE))
+    for part in range(-(-len(prove.mistakes(kata, framework)) // SIZE))
 ]
-FILES = {".grader.py", ".compare.py", ".bugs.toml", ".equivalents.toml"}
+FILES = {".grader.py", ".compare.py", ".bugs.toml", ".beyond.toml", ".equivalents.toml"}
 ALLOWED = {"spec.md", "stub.py", "stub_jax.py", "stub_numpy.py", *FILES, "__pycache__"}
 
 
@@ -45,12 +45,22 @@ def test_the_solution_passes(kata, framework):
 @pytest.mark.parametrize(("kata", "framework", "part"), PARTS, ids=name)
 def test_the_solution_passes_and_each_bug_is_caught_by_its_check_and_named(kata, framework, part):
     """On three seeds: each mistake in full with --hint on the first, by the check it names on the others."""
-    chosen = [bug.name for bug, _ in bugs.variants(kata, framework)][part * SIZE : (part + 1) * SIZE]
+    chosen = [bug.name for bug, _ in prove.mistakes(kata, framework)][part * SIZE : (part + 1) * SIZE]
     seen = 0
     for job, complaint in prove.complaints(kata, framework, SEEDS, chosen, solution=part == 0):
         assert not complaint, f"{job.name}, seed {job.seed}: {complaint}"
         seen += 1
     assert seen == len(SEEDS) * (len(chosen) + (part == 0))
+
+
+@pytest.mark.parametrize("kata", katas(), ids=name)
+def test_the_mistakes_beyond_the_bank_are_others(kata):
+    bank, beyond = bugs.bank(kata), bugs.beyond(kata)
+    names = [bug.name for bug in (*bank, *beyond)]
+    assert len(set(names)) == len(names)
+    assert {name for bug in beyond for name in bug.hints} <= {bug.name for bug in bank}
+    for framework in kata.frameworks:
+        assert len(list(bugs.variants_beyond(kata, framework))) >= 5, f"{kata.name}: too few in {framework}"
 
 
 @pytest.mark.parametrize(("kata", "framework"), OFFERED, ids=name)

@@ -5,10 +5,11 @@ from datetime import datetime
 
 import pytest
 
-from graders import find, review, rounds
+from graders import find
 from graders.history import Round, Run
+from graders.practice import review, rounds
+from graders.practice.rounds import Timed, clock, personal_best, phases
 from graders.report import Check, Verdict
-from graders.rounds import Timed, clock, personal_best, phases
 
 KATA = find("attention")
 

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from graders import find, runner
-from graders.watching import Checking, Gone, Graded, Hinted, Progress, Trouble, Watching
+from graders.practice.watching import Checking, Gone, Graded, Hinted, Progress, Trouble, Watching
 from tests.common import written
 
 KATA = find("attention")

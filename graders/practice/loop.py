@@ -7,21 +7,22 @@ the same as lines, for where there is no screen.
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from graders import hints, report
+from graders import report
 from graders.catalogue import Kata
 from graders.errors import KataError
 from graders.history import History, Round
-from graders.opening import Choice, this_process
+from graders.practice import hints
+from graders.practice.opening import Choice, this_process
+from graders.practice.rounds import Timed, clock
+from graders.practice.watching import Checking, Event, Gone, Graded, Hinted, Progress
 from graders.report import Check, Line, Verdict
-from graders.rounds import Timed, clock
-from graders.watching import Checking, Event, Gone, Graded, Hinted, Progress
 
 PAGE = 10  # lines
 SCROLL = {"up": -1, "k": -1, "down": 1, "j": 1, "page up": -PAGE, "page down": PAGE, "space": PAGE}
 
 
 class Engine(Protocol):
-    """What is asked of the engine; see graders.watching."""
+    """What is asked of the engine; see graders.practice.watching."""
 
     def hint(self) -> None: ...
 

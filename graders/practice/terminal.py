@@ -14,11 +14,11 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 
-from graders.keys import cbreak, read_keys
-from graders.practice import Practice
+from graders.practice.keys import cbreak, read_keys
+from graders.practice.loop import Practice
+from graders.practice.screen import Page, styled
+from graders.practice.watching import Event
 from graders.report import Line
-from graders.screen import Page, styled
-from graders.watching import Event
 
 TICK = 0.25
 

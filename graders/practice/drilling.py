@@ -9,10 +9,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from graders.catalogue import ROOT, Kata
-from graders.drill import Drill, Mistake
 from graders.errors import KataError
 from graders.history import History, Round, state
-from graders.opening import is_running, this_process
+from graders.practice.drill import Drill, Mistake
+from graders.practice.opening import is_running, this_process
 from graders.report import Verdict
 from graders.runner import grade
 

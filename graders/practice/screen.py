@@ -9,11 +9,12 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 
-from graders import hints, report
+from graders import report
 from graders.catalogue import FRAMEWORKS
-from graders.practice import Practice
+from graders.practice import hints
+from graders.practice.loop import Practice
+from graders.practice.rounds import clock, phases
 from graders.report import Line
-from graders.rounds import clock, phases
 
 COLOURS = {"light": "bright_black", "purple": "magenta"}
 BLANK = Text("")

@@ -21,7 +21,7 @@ from typing import Any
 
 from graders.catalogue import Kata, katas
 from graders.history import Event, History, Round, Run
-from graders.rounds import personal_best
+from graders.practice.rounds import personal_best
 
 QUICK = 0.6  # of the round's time
 UNGRADED = ("error", "not started", "not graded")

@@ -1,0 +1,1 @@
+"""The practice loop: timed rounds, watching a file, hints, reviews, drills, and when a kata is due again."""
