@@ -3,6 +3,7 @@
 Unlike `grade()` it does not protect one attempt from the next, and it stops at an attempt's first failure.
 """
 
+import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,6 @@ from graders.sandbox import Limits, Sandbox
 from graders.session import RUN, run_checks
 
 START_UP = 120.0
-STEP = 120.0
 AT_ONCE = 50  # jobs of one process: what JAX compiled for them is kept until it ends
 
 
@@ -34,26 +34,27 @@ class Job:
     hint: bool = False
     device: str = "auto"
     lifted: bool = False
+    examples: int | None = None  # drawn for a property (as many as the framework can afford)
 
 
 def grade_each(
-    kata: Kata, framework: str, jobs: Sequence[Job], *, seconds: float = STEP
+    kata: Kata, framework: str, jobs: Sequence[Job], *, at_most: float = math.inf
 ) -> Generator[tuple[Job, tuple[Check, ...]], None, None]:
     """The checks of each job as far as they ran: all passed, or the last one is the first failure.
 
-    seconds: the limit for one check of one attempt.
+    at_most: seconds that a check may take, if that is less than its own limit.
     """
     left = list(jobs)
     while left:
         now = left[:AT_ONCE]
         box = Sandbox(_serve, (kata, framework, now), limits=Limits(seconds=START_UP, total=1e9), method="spawn")
         checks: list[Check] = []
-        running = ("grading", 1)
+        name, level = "grading", 1
         try:
             for kind, value in box.messages():
-                box.limits.seconds = seconds
                 if kind == "start":
-                    running = value
+                    name, level, limit = value
+                    box.limits.seconds = min(limit, at_most)
                 elif kind == "check":
                     checks.append(value)
                 elif kind == "end":
@@ -61,7 +62,7 @@ def grade_each(
                     checks = []
             if box.death:
                 told = "\n".join([box.death.sentence, *box.output()])
-                yield left.pop(0), (*checks, Check(*running, "error" if box.death.ours else "failed", told))
+                yield left.pop(0), (*checks, Check(name, level, "error" if box.death.ours else "failed", told))
             elif now[-1] in left:
                 raise RuntimeError("\n".join(["the grading ended early", *box.output()]))
         finally:
@@ -88,7 +89,7 @@ def _each(
 ) -> None:
     from graders.plugin import mark
 
-    by_id = {item.nodeid: (item.name.removeprefix("test_"), mark(item)[0]) for item in items}
+    by_id = {item.nodeid: (item.name.removeprefix("test_"), mark(item)[0], mark(item)[2]) for item in items}
 
     def tell(message: Any) -> None:
         if message[0] == "start":
@@ -99,8 +100,11 @@ def _each(
                     send(("check", Check(**data["kata"])))
 
     path = Path("<attempt>")
-    with backends.load(request.framework).many():
+    backend = backends.load(request.framework)
+    afforded = backend.examples
+    with backend.many():
         for job in jobs:
+            backend.examples = job.examples or afforded
             session.config.option.seed = job.seed
             chosen = [
                 item

@@ -1,5 +1,7 @@
 """What `pytest katas/...` prints: the verdict instead of pytest's own report."""
 
+import math
+import time
 from typing import Any
 
 import _pytest.timing
@@ -19,6 +21,8 @@ def install(config: pytest.Config) -> None:
 class KataReporter(pytest.TerminalReporter):
     """A line on what runs while it runs (on a terminal), then the verdict of each kata."""
 
+    _checking, _since, _shown = "importing", math.inf, 0
+
     def pytest_sessionstart(self, session: pytest.Session) -> None:
         self._session = session
         self._session_start = _pytest.timing.Instant()
@@ -37,7 +41,15 @@ class KataReporter(pytest.TerminalReporter):
         pass
 
     def pytest_runtest_logstart(self, nodeid: str, location: Any) -> None:  # noqa: ARG002
-        self._now(f"checking {nodeid.rpartition('::test_')[2]}")
+        self._checking, self._since, self._shown = nodeid.rpartition("::test_")[2], time.monotonic(), 0
+        self._now(f"checking {self._checking}")
+
+    def tick(self) -> None:
+        """While a check runs: the seconds that it has taken."""
+        seconds = math.floor(max(time.monotonic() - self._since, 0.0))
+        if seconds > self._shown:
+            self._shown = seconds
+            self._now(f"checking {self._checking}, {seconds} s")
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self._add_stats(report.outcome, [report])

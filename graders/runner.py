@@ -14,6 +14,8 @@ from typing import Any
 from graders.catalogue import ROOT, find
 from graders.report import Check, Verdict
 
+TOTAL = 600.0  # seconds: a training among the checks takes a minute on a slow machine
+
 
 def grade(
     kata: str,
@@ -23,7 +25,7 @@ def grade(
     device: str = "auto",
     level: int | None = None,
     seed: int | None = None,
-    timeout: float = 60.0,
+    timeout: float = TOTAL,
     hint: bool = False,
     check: str | None = None,
     progress: Callable[[Check], None] | None = None,
@@ -31,7 +33,8 @@ def grade(
     """Grades a .py or .ipynb file and always returns a Verdict, whatever the attempt does.
 
     level: grade up to this level (all). check: this check alone (all), by its name. seed: replay (drawn afresh).
-    timeout: seconds for all of it. hint: name the likely mistake with the first failure.
+    timeout: seconds for all of it; each check has a limit of its own. hint: name the likely mistake with the first
+    failure.
     progress: called with each check as it begins, its outcome "checking", and as it ends.
     Raises KataError for a kata that does not exist, ValueError for a framework that it does not offer,
     FileNotFoundError for a file that is not there.

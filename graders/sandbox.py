@@ -35,7 +35,7 @@ END = 64 * 1024  # bytes of output read at each end
 class Limits:
     """seconds is for one step (what lies between two messages), total for all of them; memory, output in bytes.
 
-    What a step waits for a processor, because others use it, does not count where the system tells (Linux).
+    What the child waits for a processor, because others use it, does not count where the system tells (Linux).
 
     The environment variables KATAS_SECONDS and KATAS_MEMORY_GB override them, for a slow or a small machine.
     """
@@ -78,7 +78,7 @@ class Sandbox:
     """`for message in sandbox.messages()` runs target(send, *args) in a child; `death` tells how it ended.
 
     target is called in the child with a function that sends one picklable message to the parent. With the
-    start method "spawn" it must be picklable itself.
+    start method "spawn" it must be picklable itself. idle is called again and again between messages.
     """
 
     target: Callable[..., None]
@@ -87,6 +87,7 @@ class Sandbox:
     limits: Limits = field(default_factory=Limits)
     method: str = "fork"
     death: Death | None = None
+    idle: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="kata-"))
@@ -133,14 +134,16 @@ class Sandbox:
                 self.death = self._ended(child.exitcode)
                 return
             now = time.monotonic()
-            if why := self._overrun(now - start, now - step, _waited(child.pid) - waited, watched):
+            self.idle()
+            queued = _waited(child.pid)
+            if why := self._overrun(now - start - queued, now - step - (queued - waited), watched):
                 line = self._where(child)
                 self.death = Death(f"stopped: {why}{self._at(line)}", line)
                 return
 
-    def _overrun(self, total: float, step: float, waited: float, child: psutil.Process | None) -> str | None:
+    def _overrun(self, total: float, step: float, child: psutil.Process | None) -> str | None:
         limits = self.limits
-        if step - waited > limits.seconds:
+        if step > limits.seconds:
             return f"no result after {limits.seconds:g} s"
         if total > limits.total:
             return f"not done after {limits.total:g} s in all"

@@ -19,6 +19,7 @@ from graders.errors import KataError, Mismatch, NotStarted
 from graders.history import History
 from graders.plugin import ATTEMPT, PLACES, SECONDS, Request, is_check, mark
 from graders.report import Check, Verdict
+from graders.runner import TOTAL
 from graders.sandbox import Limits, Sandbox
 
 # Plugins that would take the child's output away, or blame a check for what the attempt left unclosed.
@@ -65,13 +66,15 @@ def grade_kata(session: pytest.Session, request: Request, items: list[pytest.Ite
     seconds = {item.nodeid: mark(item)[2] for item in items}
     by_id = {item.nodeid: item for item in items}
     found: dict[str, Check] = {}
-    limits = Limits.from_environment(total=getattr(config.option, "kata_timeout", 600.0))
+    limits = Limits.from_environment(total=getattr(config.option, "kata_timeout", TOTAL))
     limits.seconds = START_UP
     if _method() == "fork":
         backends.load(request.framework)
         box = Sandbox(run_checks, (session, request, items), source=str(request.path), limits=limits)
     else:
         box = Sandbox(start_anew, (request.arguments(),), source=str(request.path), limits=limits, method="spawn")
+    reporter = config.pluginmanager.getplugin("terminalreporter")
+    box.idle = getattr(reporter, "tick", box.idle)
     running, places = items[0].nodeid, ("cpu",)
     starts = {running: 0}  # how much had been printed when each check began
     debugging = config.option.usepdb or config.option.trace

@@ -21,7 +21,7 @@ from graders.kept import Kept, fingerprint
 from graders.mutants import equivalents, mutants
 
 KEPT = ROOT / ".katas" / "mutants.jsonl"
-SECONDS = 30.0  # a check takes; a mutant that loops is caught when they are over
+SECONDS = 60.0  # a check takes; a mutant that loops is caught when they are over
 SEED = 1
 
 
@@ -68,7 +68,7 @@ def score(kata: Kata, framework: str, level: int | None) -> str:
     ]
     with Progress(transient=True, disable=not sys.stdout.isatty()) as bar:
         task = bar.add_task(f"{kata.name}, {framework}", total=len(jobs))
-        for job, checks in grade_each(kata, framework, jobs, seconds=SECONDS):
+        for job, checks in grade_each(kata, framework, jobs, at_most=SECONDS):
             kept.add(job.name, checks[-1].outcome)
             bar.advance(task)
     survivors = [key for key in found if outcomes.get(key) in ("passed", "error")]

@@ -177,6 +177,17 @@ def test_what_is_shown_as_printed_comes_from_the_failing_check_alone(tmp_path):
     assert printed == ["    (2, 3, 4, 6) True"]
 
 
+def test_a_long_check_shows_how_long_it_has_run(tmp_path):
+    sleeps = f"    if not SLEPT:\n        SLEPT.append(1)\n        __import__('time').sleep(2.5)\n{RETURN}"
+    slow = RIGHT.replace(RETURN, sleeps)
+    path = written(tmp_path, f"{slow}\n\nSLEPT = []\n")
+    code, shown = run("katas/attention", "--framework", "numpy", "--attempt", path, "--color=yes", "--level=1")
+    assert code == 0, shown
+    assert re.search(r"attention_shape\b.*checking attention_shape, 1 s.*checking attention_shape, 2 s", shown, re.S)
+    _, plain = run("katas/attention", "--framework", "numpy", "--attempt", path, "--level=1")
+    assert "checking" not in plain
+
+
 def test_a_closed_output_is_no_fault_of_the_suite(tmp_path):
     source = UNSCALED.replace(RETURN, f"    __import__('os').close(1)\n{RETURN}")
     code, shown = run("katas/attention", "--attempt", written(tmp_path, source, "x_numpy.py"))

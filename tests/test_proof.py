@@ -33,7 +33,7 @@ def test_the_stub_is_not_started(kata, framework, tmp_path):
 @pytest.mark.parametrize(("kata", "framework"), OFFERED, ids=name)
 def test_the_solution_passes(kata, framework):
     """By grade(), as a person would have it graded; on more seeds below."""
-    verdict = grade(kata.name, kata.solution(framework), framework=framework, timeout=300.0)
+    verdict = grade(kata.name, kata.solution(framework), framework=framework)
     assert verdict.passed, verdict.first_failure
     caught = {bug.check for bug in bugs.bank(kata) if framework in bug.frameworks()}
     checks = {check.name for check in verdict.checks}

@@ -127,9 +127,10 @@ def works(send, seconds):
     send("done")
 
 
-def test_waiting_for_a_busy_processor_does_not_count():
+@pytest.mark.parametrize("limits", [{"seconds": 2.0}, {"seconds": 60.0, "total": 2.0}])
+def test_waiting_for_a_busy_processor_does_not_count(limits):
     start = time.monotonic()
-    box, messages = ran(works, 0.8, seconds=2.0)
+    box, messages = ran(works, 0.8, **limits)
     assert messages == ["done"], box.death
     assert time.monotonic() - start > 2.0, "the processor was not busy: this shows nothing"
 

@@ -97,7 +97,7 @@ class Watching:
         *,
         level: int | None = None,
         first: bool = True,
-        timeout: float = 600.0,
+        timeout: float = runner.TOTAL,
     ) -> None:
         self.kata, self.path, self.framework, self.level, self.timeout = kata, path, framework, level, timeout
         self.tell = tell
