@@ -31,7 +31,11 @@ class Kept:
             file.write("\n" + json.dumps([*self.stamp, key, value]))
 
 
-def fingerprint(kata: Kata, path: Path) -> str:
-    """Changes with whatever a verdict on the file depends on: the library, the kata's grader, the file."""
-    files = [*sorted((ROOT / "graders").rglob("*.py")), kata.grader, path]
+def fingerprint(kata: Kata, *paths: Path) -> str:
+    """Changes with whatever a verdict on these files depends on: the library, the kata's grader, the files.
+
+    Of the library, what compares attempts and what practises with them grade nothing.
+    """
+    library = [path for path in sorted((ROOT / "graders").rglob("*.py")) if not {*path.parts} & {"compare", "practice"}]
+    files = [*library, kata.grader, *paths]
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()[:16]

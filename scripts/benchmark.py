@@ -3,11 +3,13 @@
     python scripts/benchmark.py
     python scripts/benchmark.py attention --framework torch --runs 11
     python scripts/benchmark.py attention --saves 50
+    python scripts/benchmark.py attention --gradings 100
 
 Cold is `pytest katas/<kata> --solution` beside the import of what it cannot do without, run in turns; warm is
 `grade()` on all levels; compute is the time within the checks; memory the peak of the process that graded. These
 machines differ and are shared: the ratios are what to compare. With --saves, instead: from the writing of a file to
-what `scripts/watch.py` shows of it, for the solution and for a mistake in its first level.
+what `scripts/watch.py` shows of it, for the solution and for a mistake in its first level. With --gradings, instead:
+the memory of the warm process after so many gradings of both in turns, and how many verdicts differ.
 """
 
 import argparse
@@ -36,6 +38,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=7, metavar="N", help="warm runs (7); cold runs are half as many")
     parser.add_argument("--checks", action="store_true", help="also say which checks take the time")
     parser.add_argument("--saves", type=int, default=0, metavar="N", help="measure N saves in turns, right and wrong")
+    parser.add_argument("--gradings", type=int, default=0, metavar="N", help="grade N times in one warm process")
     options = parser.parse_args()
     try:
         chosen = [find(name) for name in options.kata] or list(katas())
@@ -47,6 +50,12 @@ def main() -> None:
         print("| --- | --- | --- | --- | --- | --- | --- | --- |")
         for kata, framework in offered:
             measure_saves(kata, framework, options.saves)
+        return
+    if options.gradings:
+        print("| kata | framework | gradings | MB after 5 | MB after all | processes left | verdicts that differ |")
+        print("| --- | --- | --- | --- | --- | --- | --- |")
+        for kata, framework in offered:
+            measure_gradings(kata, framework, options.gradings)
         return
     print("| kata | framework | import, s | cold, s | cold / import | warm, s | compute, s | peak, MB |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
@@ -113,6 +122,28 @@ def measure_saves(kata: Kata, framework: str, saves: int) -> None:
             f"| {os.getloadavg()[0]:.1f} |",
             flush=True,
         )
+
+
+def measure_gradings(kata: Kata, framework: str, gradings: int) -> None:
+    """Prints a row: whether grading again and again costs memory, leaves processes, or changes a verdict."""
+    with tempfile.TemporaryDirectory() as folder:
+        wrong = Path(folder) / kata.solution(framework).name
+        wrong.write_text(next(source for _, source in bugs.variants(kata, framework)), encoding="utf-8")
+        paths = [kata.solution(framework), wrong]
+        verdicts: list[set[tuple[tuple[str, ...], ...]]] = [set(), set()]
+        memory: list[float] = []
+        for i in range(gradings):
+            verdict = grade(kata.name, paths[i % 2], framework=framework, seed=1)
+            verdicts[i % 2].add(tuple((check.name, check.outcome, check.message) for check in verdict.checks))
+            (server,) = (process for process in psutil.Process().children() if process.cmdline()[-1] == framework)
+            memory.append(server.memory_info().rss / 2**20)
+    left = len(server.children(recursive=True))
+    differ = sum(len(found) - 1 for found in verdicts)
+    print(
+        f"| {kata.name} | {framework} | {gradings} | {memory[min(4, gradings - 1)]:.1f} | {memory[-1]:.1f} "
+        f"| {left} | {differ} |",
+        flush=True,
+    )
 
 
 def _shown(seen: "queue.Queue[Event]", start: float) -> list[float]:
