@@ -137,6 +137,7 @@ def measure_gradings(kata: Kata, framework: str, gradings: int) -> None:
             verdicts[i % 2].add(tuple((check.name, check.outcome, check.message) for check in verdict.checks))
             (server,) = (process for process in psutil.Process().children() if process.cmdline()[-1] == framework)
             memory.append(server.memory_info().rss / 2**20)
+    time.sleep(1.0)  # the last child may still be on its way out
     left = len(server.children(recursive=True))
     differ = sum(len(found) - 1 for found in verdicts)
     print(

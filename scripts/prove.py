@@ -9,6 +9,7 @@ beyond the bank are caught as well, and what the hint says of them, if anything,
 """
 
 import argparse
+import math
 import time
 from collections.abc import Iterator
 
@@ -56,18 +57,37 @@ def prove(kata: Kata, framework: str, seeds: range, only: list[str] | None = Non
 
 
 def complaints(
-    kata: Kata, framework: str, seeds: range, only: list[str] | None = None, *, solution: bool = True
+    kata: Kata,
+    framework: str,
+    seeds: range,
+    only: list[str] | None = None,
+    *,
+    solution: bool = True,
+    quick: float = math.inf,
 ) -> Iterator[tuple[Job, str]]:
-    """(job, what is wrong with how it was graded or "") for the solution and for each mistake on each seed."""
+    """(job, what is wrong with how it was graded or "") for the solution and for each mistake on each seed.
+
+    quick: what took more seconds than that on the first seed, in all or in the check that caught it, is left at that.
+    """
     right = kata.solution(framework).read_text(encoding="utf-8")
     variants = [(bug, source) for bug, source in mistakes(kata, framework) if not only or bug.name in only]
     known = {bug.name: bug for bug, _ in variants}
     says = {bug.name: bug.says for bug in bugs.bank(kata)}
-    jobs = [Job("solution", right, seed) for seed in seeds] if solution else []
-    for bug, source in variants:
-        jobs += [Job(bug.name, source, seeds[0], hint=True)]
-        jobs += [Job(bug.name, source, seed, check=bug.check) for seed in seeds[1:]]
-    for job, checks in grade_each(kata, framework, jobs):
+    first = [Job("solution", right, seeds[0])] if solution else []
+    first += [Job(bug.name, source, seeds[0], hint=True) for bug, source in variants]
+    slow = set()
+    for job, checks in grade_each(kata, framework, first):
+        took = [check.seconds for check in checks] or [0.0]
+        if (sum(took) if job.name not in known else took[-1]) > quick:
+            slow.add(job.name)
+        yield job, _complaint(known.get(job.name), job, checks, says)
+    again = [job for job in first if job.name not in slow]
+    others = [
+        Job(job.name, job.source, seed, check=known[job.name].check if job.name in known else None)
+        for seed in seeds[1:]
+        for job in again
+    ]
+    for job, checks in grade_each(kata, framework, others):
         yield job, _complaint(known.get(job.name), job, checks, says)
 
 
