@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -247,3 +248,15 @@ def test_a_history_that_cannot_be_used_does_not_stop_the_grading(tmp_path, histo
     assert code == 0, shown
     assert "passed: " in shown
     assert "this run is not in the history: " in shown
+
+
+def test_two_runs_at_once_do_not_disturb_each_other(tmp_path, history):
+    paths = [written(tmp_path, source, f"{i}_numpy.py") for i, source in enumerate([RIGHT, UNSCALED])]
+    with ThreadPoolExecutor() as pool:
+        done = list(pool.map(lambda path: run("katas/attention", "--attempt", path, "--seed", "5"), paths * 2))
+    assert [code for code, _ in done] == [0, 1, 0, 1], done
+    said = [re.sub(r"in \d+\.\d+ s", "", shown) for _, shown in done]
+    assert said[0] == said[2]
+    assert said[1] == said[3]
+    kept = sorted((history.text(run), run.outcome) for run in history.runs())
+    assert kept == sorted([(RIGHT, "passed"), (UNSCALED, "failed")] * 2)
