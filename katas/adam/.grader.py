@@ -1,6 +1,7 @@
 """The hidden grader of the Adam kata."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 
@@ -25,8 +26,11 @@ AXES = Dims(I=3, O=4)
 RESULTS = ("p", "m", "v")
 STEPS = 50
 TINY = 1e-8  # of the size of the default eps, so that it shows
+LARGE = 1e6
+NOTHING = (10, 11)  # the steps in which every gradient is zero
 STRONG = {"lr": 0.05, "betas": (0.8, 0.95), "eps": 0.1}
 DECAY = {**STRONG, "weight_decay": 0.3}
+TREES = ({"a": 0, "more": [0]}, (0, ({"b": 0},)))  # pytrees of two leaves
 SCHEDULES = (
     {"warmup": 4, "total": 20, "peak": 0.3, "floor": 0.05},
     {"warmup": 4, "total": 20, "peak": 2.0},
@@ -50,16 +54,17 @@ def one_step(rng, t, **options):
     return Case("adam_step", (p, g, m, v, t), kernels.adam_step, options=options, results=RESULTS)
 
 
-def numbers(rng, steps=STEPS, growing=False, size=1.0):
-    """Two parameters of different shapes and a gradient of each for every step, of changing size."""
-    sizes = np.linspace(0.2, 3.0, steps) if growing else np.where(np.arange(steps) % 7 == 3, 4.0, 0.5)
-    scale = size * sizes.reshape(-1, 1, 1)
-    return {
-        "p": rng.normal(size=(3, 4)),
-        "q": rng.normal(size=(5,)),
-        "dp": rng.normal(size=(steps, 3, 4)) * scale,
-        "dq": rng.normal(size=(steps, 5)) * scale[..., 0],
-    }
+def numbers(rng, steps=STEPS, size=1.0, shape=(5,), transposed=False):
+    """Two parameters of different shapes and a gradient of each for every step, of changing size.
+
+    shape: the second's. transposed: the first one's axes stand swapped in memory.
+    """
+    at = np.arange(steps)
+    sizes = size * np.where(at % 7 == 3, 4.0, 0.5) * ~np.isin(at, NOTHING)
+    p = rng.normal(size=(4, 3)).T if transposed else rng.normal(size=(3, 4))
+    q = np.asarray(rng.normal(size=shape))
+    gradients = [rng.normal(size=(steps, *x.shape)) * sizes.reshape(-1, *[1] * x.ndim) for x in (p, q)]
+    return {"p": p, "q": q, "dp": gradients[0], "dq": gradients[1]}
 
 
 def torch_steps(m, name, options, p, q, dp, dq, without=(), end=None):
@@ -75,7 +80,7 @@ def run_torch(m, optimizer, pair, dp, dq, steps, without=()):
     for t in steps:
         m.step(f"step {t + 1}")
         pair[0].grad = None if t in without else m.to(dp[t])
-        pair[1].grad = m.to(dq[t])
+        pair[1].grad = m.to(dq[t, ...])
         optimizer.step()
 
 
@@ -86,11 +91,11 @@ def numpy_steps(m, name, options, p, q, dp, dq, without=()):
     for t in range(len(dp)):
         m.step(f"step {t + 1}")
         missing = {} if t % 2 else {"p": None}
-        optimizer.step({"q": m.to(dq[t], "q's gradient"), **(missing if t in without else {"p": m.to(dp[t])})})
+        optimizer.step({"q": m.to(dq[t, ...], "q's gradient"), **(missing if t in without else {"p": m.to(dp[t])})})
     return params["p"], params["q"]
 
 
-def jax_steps(m, name, options, p, q, dp, dq):
+def jax_steps(m, name, options, p, q, dp, dq, tree):
     import jax
 
     options = {**options}
@@ -98,32 +103,34 @@ def jax_steps(m, name, options, p, q, dp, dq):
         options["beta1"], options["beta2"] = options.pop("betas")
     m.step(f"{name}({shown(options)})")
     init, update = getattr(m, name)(options.pop("lr", 1e-3), **options)
-    params = {"p": m.to(p), "more": [m.to(q)]}
+    tree = jax.tree.structure(TREES[tree])
+    params = jax.tree.unflatten(tree, [m.to(p), m.to(q)])
     state, update = init(params), m.compiled(update)
     for t in range(len(dp)):
         m.step(f"update {t + 1}")
-        updates, state = update({"p": m.to(dp[t]), "more": [m.to(dq[t])]}, state, params)
-        m.check(
-            jax.tree.structure(updates) == jax.tree.structure(params),
-            f"the updates are not a pytree like params: {jax.tree.structure(updates)}",
-        )
+        updates, state = update(jax.tree.unflatten(tree, [m.to(dp[t]), m.to(dq[t, ...])]), state, params)
+        found = jax.tree.structure(updates)
+        m.check(found == tree, f"the updates are not a pytree like params: {found}, expected {tree}")
         params = jax.tree.map(lambda x, dx: x + dx, params, updates)
-    return params["p"], params["more"][0]
+    return jax.tree.leaves(params)
 
 
 def shown(options):
     return ", ".join(f"{name}={value}" for name, value in options.items())
 
 
-def training(rng, name, options, *, decay=0.0, without=(), **drawn):
-    """STEPS steps with the person's optimizer, and the kernel's; decay: what the kernel takes for the default."""
+def training(rng, name, options, *, decay=0.0, without=(), tree=0, **drawn):
+    """STEPS steps with the person's optimizer, and the kernel's; decay: what the kernel takes for the default.
+
+    tree: which of TREES holds the parameters in JAX.
+    """
 
     def play(m, **arrays):
         if m.framework == "torch":
             (p, q), _ = torch_steps(m, name, options, **arrays, without=without)
             p, q = p.detach(), q.detach()
         elif m.framework == "jax":
-            p, q = jax_steps(m, name, options, **arrays)
+            p, q = jax_steps(m, name, options, **arrays, tree=tree)
         else:
             p, q = numpy_steps(m, name, options, **arrays, without=without)
         found = {"the first parameter": p, "the second parameter": q}
@@ -162,18 +169,21 @@ def test_step_dtype(attempt, rng):
 @level(1)
 def test_step_values(attempt, rng):
     """p - lr m_hat / (sqrt(v_hat) + eps), and the new moments"""
-    check_values(attempt, one_step(rng, 4, lr=0.05, beta1=0.8, beta2=0.95, eps=0.1))
+    every = attempt.backend.dtypes
+    check_values(attempt, one_step(rng, 4, lr=0.05, beta1=0.8, beta2=0.95, eps=0.1), dtypes=every)
     check_values(attempt, one_step(rng, 1, lr=0.3, beta1=0.6, beta2=0.7, eps=0.5))
+    check_values(attempt, one_step(rng, 500, lr=0.05, beta1=0.99, beta2=0.999, eps=0.1))
 
 
 @level(1)
 def test_step_defaults(attempt, rng):
     """lr 1e-3, beta1 0.9, beta2 0.999, eps 1e-8, no decay"""
     check_values(attempt, one_step(rng, 2))
-    tiny = one_step(rng, 2)
-    p, _, _, v, t = tiny.args
-    small = Case("adam_step", (0 * p, 0 * p + 1e-9, 0 * p + 1e-9, v * 1e-18, t), kernels.adam_step, results=RESULTS)
-    check_values(attempt, small)
+    for options in ({}, {"lr": 1.0, "beta1": 0.5, "beta2": 0.75}):  # 0.999 is 1 in bfloat16
+        tiny = one_step(rng, 2, **options)
+        p, _, _, v, t = tiny.args
+        small = replace(tiny, args=(0 * p, 0 * p + 1e-9, 0 * p + 1e-9, v * 1e-18, t))
+        check_values(attempt, small, dtypes=attempt.backend.dtypes if options else None)
 
 
 @level(1)
@@ -198,6 +208,8 @@ def test_step_from_scratch(attempt, rng):
 def test_adam_trajectory(attempt, rng):
     """50 steps over two parameters, with its own moments and step count for each"""
     check_values(attempt, train(attempt, rng, "Adam", STRONG))
+    short = train(attempt, rng, "Adam", STRONG, steps=3, shape=(), tree=1)
+    check_values(attempt, short, dtypes=("float64", "float32"))
 
 
 @level(2)
@@ -205,6 +217,7 @@ def test_adam_defaults(attempt, rng):
     """betas (0.9, 0.999), eps 1e-8, no decay; lr 1e-3 where it may be left out"""
     check_values(attempt, train(attempt, rng, "Adam", {}))
     check_values(attempt, train(attempt, rng, "Adam", {}, size=TINY))
+    check_values(attempt, train(attempt, rng, "Adam", {}, size=LARGE, steps=5))
 
 
 @level(2)
@@ -213,24 +226,32 @@ def test_adam_weight_decay(attempt, rng):
     check_values(attempt, train(attempt, rng, "Adam", DECAY))
 
 
-@level(2, only=("torch",))
-def test_adam_groups(attempt, rng):
-    """a group overrides what it names, and the rest are the defaults"""
+def grouped(rng, name):
+    """Two groups, one of which turns off what the defaults turn on."""
+    defaults = {"lr": 0.05, "eps": 0.1, "weight_decay": 0.3}
+    first, second = {"lr": 0.2, "weight_decay": 0.4}, {"betas": (0.5, 0.6), "weight_decay": 0.0}
 
     def play(m, p, q, dp, dq):
         pair = [m.to(p).requires_grad_(), m.to(q).requires_grad_()]
-        groups = [{"params": [pair[0]], "lr": 0.2, "weight_decay": 0.4}, {"params": [pair[1]], "betas": (0.5, 0.6)}]
-        m.step("Adam with two groups")
-        run_torch(m, m.Adam(groups, lr=0.05, eps=0.1), pair, dp, dq, range(len(dp)))
+        groups = [{"params": [pair[0]], **first}, {"params": [pair[1]], **second}]
+        m.step(f"{name} with two groups")
+        run_torch(m, getattr(m, name)(groups, **defaults), pair, dp, dq, range(len(dp)))
         return {"the first group": m.array(pair[0].detach(), "p"), "the second group": m.array(pair[1].detach(), "q")}
 
     def kernel(p, q, dp, dq):
+        decoupled = {"decoupled": name == "AdamW"}
         return {
-            "the first group": kernels.trajectory(p, dp, lr=0.2, eps=0.1, weight_decay=0.4),
-            "the second group": kernels.trajectory(q, dq, lr=0.05, betas=(0.5, 0.6), eps=0.1),
+            "the first group": kernels.trajectory(p, dp, **{**defaults, **first, **decoupled}),
+            "the second group": kernels.trajectory(q, dq, **{**defaults, **second, **decoupled}),
         }
 
-    check_values(attempt, Scenario("Adam", numbers(rng, 10), play, kernel))
+    return Scenario(name, numbers(rng, 10), play, kernel)
+
+
+@level(2, only=("torch",))
+def test_adam_groups(attempt, rng):
+    """a group overrides what it names, and the rest are the defaults"""
+    check_values(attempt, grouped(rng, "Adam"))
 
 
 @level(2, only=CLASSES)
@@ -242,7 +263,7 @@ def test_adam_no_gradient(attempt, rng):
 
 @level(2, only=CLASSES)
 def test_adam_in_place(attempt, rng):
-    """parameters are updated in place and stay leaves, with no graph"""
+    """parameters are updated in place, however they stand in memory, and stay leaves, with no graph"""
 
     def play(m, p, q, dp, dq):
         if m.framework == "torch":
@@ -262,6 +283,7 @@ def test_adam_in_place(attempt, rng):
         return {}
 
     check_play(attempt, Scenario("Adam", numbers(rng, 1), play, lambda **arrays: {}))
+    check_values(attempt, train(attempt, rng, "Adam", STRONG, steps=2, transposed=True))
 
 
 @level(2, only=("torch",))
@@ -318,6 +340,13 @@ def test_adam_from_scratch(attempt, rng):
 def test_adamw_trajectory(attempt, rng):
     """decoupled decay: p <- p (1 - lr weight_decay) before the step, none in the gradient"""
     check_values(attempt, train(attempt, rng, "AdamW", DECAY))
+    check_values(attempt, train(attempt, rng, "AdamW", {**DECAY, "lr": 1e-3}, steps=5))
+
+
+@level(3, only=("torch",))
+def test_adamw_groups(attempt, rng):
+    """the decay of each group is its own: often biases have none"""
+    check_values(attempt, grouped(rng, "AdamW"))
 
 
 @level(3)
@@ -353,11 +382,14 @@ def resumed(rng, name, options, without=()):
         second_run = getattr(m, name)(late, **options)
         second_run.load_state_dict(state)
         run_torch(m, second_run, late, dp, dq, range(6, len(dp)), without)
-        for x, y, which in ((late[0], whole, "first"), (late[1], second, "second")):
-            m.check(
-                np.array_equal(m.array(x.detach(), "p"), m.array(y.detach(), "p")),
-                f"resumed from its state_dict, the {which} parameter is not bit-equal to training without a stop",
-            )
+        m.step("the optimizer whose state_dict was taken goes on")
+        run_torch(m, first, early, dp, dq, range(6, len(dp)), without)
+        for pair, how in ((late, "resumed from its state_dict"), (early, "gone on after a state_dict was taken")):
+            for x, y, which in zip(pair, (whole, second), ("first", "second"), strict=True):
+                m.check(
+                    np.array_equal(m.array(x.detach(), "p"), m.array(y.detach(), "p")),
+                    f"{how}, the {which} parameter is not bit-equal to training without a stop",
+                )
         return {}
 
     return Scenario(name, numbers(rng, 15), play, lambda **arrays: {})
@@ -376,8 +408,8 @@ def test_resume_amsgrad(attempt, rng):
     check_play(attempt, resumed(rng, "AdamW", {**DECAY, "amsgrad": True}))
 
 
-def clipping(rng, max_norm):
-    """Two gradients of different sizes and a parameter without one, clipped together."""
+def clipping(rng, max_norm, size=1.0):
+    """Two gradients of different sizes, or of zeros, and a parameter without one, clipped together."""
 
     def play(m, p, q, dp, dq):
         params = [m.to(p).requires_grad_(), m.to(q).requires_grad_(), m.to(q).requires_grad_()]
@@ -391,7 +423,7 @@ def clipping(rng, max_norm):
         total = float(kernels.norm(right))
         closest = None
         for added in (0.0, 1e-6):  # PyTorch adds 1e-6 to the norm that it divides by; both are right
-            scale = min(1.0, max_norm / (total + added))
+            scale = min(1.0, max_norm / (total + added)) if total else 1.0
             closest = same(found, [x * scale for x in right], m.dtype_name)
             if closest is None:
                 break
@@ -402,7 +434,7 @@ def clipping(rng, max_norm):
     def kernel(p, q, dp, dq):
         return {"the norm": kernels.norm([dp[0], dq[0]])}
 
-    return Scenario("clip_grad_norm", numbers(rng, 1), play, kernel)
+    return Scenario("clip_grad_norm", numbers(rng, 1, size), play, kernel)
 
 
 def same(found, right, dtype):
@@ -422,8 +454,9 @@ def test_clip_values(attempt, rng):
 
 @level(4, only=("torch",))
 def test_clip_below(attempt, rng):
-    """gradients below max_norm stay as they are"""
-    check_values(attempt, clipping(rng, 100.0))
+    """gradients below max_norm stay as they are, also if all are zero"""
+    for size in (1.0, 0.0):
+        check_values(attempt, clipping(rng, 100.0, size))
 
 
 @level(4, only=("torch",))

@@ -26,7 +26,8 @@ AUTODIFF = ("torch", "jax")
 AXES = Dims(B=2, H=3, T=4, S=5, D=6, E=7)
 SQUARE = Dims(B=2, H=3, T=5, D=6, E=7)
 TINY = Dims(B=1, H=2, T=3, S=4, D=5, E=6)
-MODEL = Dims(B=3, T=5, C=7, H=4, K=2, D=6, E=8)
+LONG = Dims(B=1, H=2, T=3, S=300, D=4, E=5)
+MODEL = Dims(B=4, T=5, C=7, H=6, K=2, D=8, E=9)  # H / K is no other size either
 SIZES = ((1, 1, 1, 1, 1, 1), (1, 1, 1, 2, 1, 2), (1, 2, 3, 1, 2, 1), (2, 1, 0, 3, 2, 2), (2, 3, 2, 4, 5, 1))
 MASKS = ("", "S", "T S", "T 1", "H 1 S", "B 1 1 S", "1 H T 1", "B H T S")
 LAYOUTS = ("plain", "transposed", "strided")
@@ -71,7 +72,7 @@ def causal(q, k, v):
 
 
 def multi_head(rng, **options):
-    """A call of `multi_head_attention`, H = 4 unless n_heads is given; the widths of k and v follow n_kv_heads."""
+    """A call of `multi_head_attention`, H = 6 unless n_heads is given; the widths of k and v follow n_kv_heads."""
     kv = options.get("n_kv_heads") or MODEL.sizes["H"]
     weights = [MODEL.normal(rng, axes) for axes in ("C H*D", "C D", "C E", "H*E C")]
     weights[1] = rng.normal(size=(MODEL.sizes["C"], kv * MODEL.sizes["D"]))
@@ -121,7 +122,22 @@ def extreme(rng, dims):
 
 def rougher(case):
     """Logarithms of sums of weights are as right, but at logits of 1e4 they round more."""
-    return replace(case, formulas=(kernels.log_space_attention,))
+    return replace(case, formulas=(kernels.log_space_attention,), backward=log_space_backward)
+
+
+def one_by_one(q, k, v):
+    """Causal attention whose sums run over the keys in order: as right, and with many keys it rounds more."""
+    p = kernels.weights(q, k, kernels.causal_mask(q.shape[-2], k.shape[-2]))
+    total = np.cumsum(p, axis=-1)[..., -1:]
+    return np.cumsum(p[..., None] * v[..., None, :, :], axis=-2)[..., -1, :] / total
+
+
+def log_space_backward(upstream, q, k, v, *, mask=None):
+    """`kernels.attention_backward` with the weights as exp(logits - logsumexp(logits))."""
+    p = kernels.weights(q, k, mask, log_space=True)
+    dp = upstream @ np.swapaxes(v, -1, -2)
+    ds = p * (dp - (p * dp).sum(axis=-1, keepdims=True)) / q.dtype.type(np.sqrt(q.shape[-1]))
+    return ds @ k, np.swapaxes(ds, -1, -2) @ q, np.swapaxes(p, -1, -2) @ upstream
 
 
 @level(1)
@@ -163,19 +179,23 @@ def test_attention_gradients(attempt, rng):
 @level(1)
 def test_attention_masked_row(attempt, rng):
     """a row that may attend to nothing gives zeros and passes zero gradient, never NaN"""
-    case = plain(*inputs(rng), mask=masked(rng, *AXES["B H T S"], dead=(1, 3)))
-    check_values(attempt, case)
+    mask = masked(rng, *AXES["B H T S"], dead=(1, 3))
+    mask[0, 1, 0] = mask[1, 0, 2] = False
+    case = plain(*inputs(rng), mask=mask)
+    check_values(attempt, case, dtypes=attempt.backend.dtypes)
     check_gradients(attempt, case, rng)
 
 
 @level(1)
 def test_attention_large_logits(attempt, rng):
-    """logits of 1e4 in float32 give the right weights, also where the largest logit is masked"""
+    """logits of 1e4 in float32 give the right weights and gradients, also where the largest logit is masked"""
     q, k, v = extreme(rng, AXES)
     logits = q @ np.swapaxes(k, -1, -2)
     largest = logits == logits.max(-1, keepdims=True)
     for mask in ({}, {"mask": ~largest}):
-        check_values(attempt, rougher(plain(q, k, v, **mask)), dtypes=("float32",))
+        case = rougher(plain(q, k, v, **mask))
+        check_values(attempt, case, dtypes=("float32",))
+        check_gradients(attempt, case, rng, dtypes=("float32",))
 
 
 @st.composite
@@ -246,10 +266,12 @@ def test_causal_values(attempt, rng):
 
 @level(2)
 def test_causal_offset(attempt, rng):
-    """with T < S, the last query is aligned with the last key: query i sees the keys j <= i + S - T"""
+    """with T < S, the last query is aligned with the last key: query i sees all the keys j <= i + S - T"""
     check_values(attempt, causal(*inputs(rng)))
     q, k, v = inputs(rng)
     check_values(attempt, causal(q[:, :, :1], k, v))
+    many = replace(causal(*inputs(rng, LONG)), formulas=(one_by_one,))
+    check_values(attempt, many, dtypes=("float32",))
 
 
 @level(2)
@@ -282,7 +304,10 @@ def test_causal_from_scratch(attempt, rng):
 @level(3)
 def test_multi_head_shape(attempt, rng):
     """multi_head_attention returns (B, T, C)"""
-    check_shape(attempt, multi_head(rng), MODEL, "B T C")
+    case = multi_head(rng)
+    check_shape(attempt, case, MODEL, "B T C")
+    x, *weights = case.args
+    check_shape(attempt, replace(case, args=(x[:, :1], *weights)), Dims(B=4, T=1, C=7), "B T C")
 
 
 @level(3)
@@ -310,17 +335,18 @@ def test_multi_head_grouped(attempt, rng):
 def test_multi_head_causal(attempt, rng):
     """causal=True: position i sees the positions j <= i"""
     check_values(attempt, multi_head(rng, causal=True))
-    check_values(attempt, multi_head(rng, n_kv_heads=2, causal=True))
+    for n_kv_heads in (2, 1):
+        check_values(attempt, multi_head(rng, n_kv_heads=n_kv_heads, causal=True))
 
 
 @level(3)
 def test_multi_head_errors(attempt, rng):
     """heads that do not divide: ValueError"""
-    check_raises(attempt, multi_head(rng, n_kv_heads=3), ValueError, "H = 4 is not a multiple of K = 3")
+    check_raises(attempt, multi_head(rng, n_kv_heads=4), ValueError, "H = 6 is not a multiple of K = 4")
     case = multi_head(rng)
     x, w_q, *rest = case.args
     wide = replace(case, args=(x, np.concatenate([w_q, w_q[:, :1]], axis=1), *rest))
-    check_raises(attempt, wide, ValueError, "w_q has 25 columns, which 4 heads do not divide")
+    check_raises(attempt, wide, ValueError, "w_q has 49 columns, which 6 heads do not divide")
 
 
 @level(3, only=AUTODIFF)
@@ -375,7 +401,10 @@ def test_blockwise_causal(attempt, rng):
     """causal=True equals causal attention, with T = S and with T < S"""
     for block_size in (1, 2, 5):
         check_values(attempt, blockwise(*inputs(rng, SQUARE, "T"), block_size=block_size, causal=True))
-        check_values(attempt, blockwise(*inputs(rng), block_size=block_size, causal=True))
+        q, k, v = inputs(rng)
+        check_values(attempt, blockwise(q, k, v, block_size=block_size, causal=True))
+        check_values(attempt, blockwise(q[:, :, 1:], k, v, block_size=block_size, causal=True))
+        check_values(attempt, blockwise(q[:, :, 1:], k[:, :, :4], v[:, :, :4], block_size=block_size, causal=True))
 
 
 @level(4)
@@ -413,13 +442,17 @@ def test_blockwise_parity(attempt, rng, places):
 
 @level(4)
 def test_blockwise_cost(attempt, rng):
-    """no intermediate has T*S elements: memory grows with T, not with T*S"""
+    """no intermediate has T*S elements: memory grows with T and the block, not with T*S"""
     for causal_too in (False, True):
         small, large = (
             blockwise(*inputs(rng, Dims(B=1, H=2, T=size, D=8, E=4), "T"), block_size=32, causal=causal_too)
             for size in (128, 256)
         )
         check_growth(attempt, small, large, what="largest", expected=2, unwanted=4, sentence="T and S doubled")
+    q, k, v = inputs(rng, Dims(B=1, H=2, T=256, S=128, D=8, E=4))
+    few, many = (blockwise(q, k[:, :, :keys], v[:, :, :keys], block_size=8) for keys in (8, 128))
+    sentence = "S grew from 8 to 128, with blocks of 8"
+    check_growth(attempt, few, many, what="largest", expected=1, unwanted=8, sentence=sentence)
 
 
 @level(4, only=AUTODIFF)
