@@ -1,5 +1,6 @@
 """The hidden grader of the LoRA kata."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -22,9 +23,10 @@ from graders.kernels import lora as kernels
 
 AXES = Dims(B=2, T=3, I=5, O=7, R=4, N=6)
 RANK, ALPHA = 4, 7.0
-DRAWS = 4000
+DRAWS, SEQUENCES = 4000, 40
 TARGETS = ("q_proj", "v_proj")
 IDS = np.array([2, -1, 0, 2, 5])
+OTHER_INPUTS = ("I", "T I", "B N T I")  # of one axis, two and four
 
 
 def arrays(rng, bias=True, x="B T I"):
@@ -66,10 +68,12 @@ def layer_scenario(rng, play, kernel=lambda **arrays: {}, bias=True, **more):
     return Scenario("LoRALinear", {**arrays(rng, bias), **more}, play, kernel, draws=True)
 
 
-def forward(m, x, **given):
+def forward(m, x, turned=False, **given):
+    """turned: x lies in memory with its axes in reverse order."""
     layer = wrapped(m, **given)
-    m.step("forward")
-    return {"out": m.array(layer(m.to(x, "x")).detach(), "out")}
+    m.step(f"forward with x {x.shape}{', transposed in memory' if turned else ''}")
+    native = m.to(np.ascontiguousarray(x.T), "x").permute(*reversed(range(x.ndim))) if turned else m.to(x, "x")
+    return {"out": m.array(layer(native).detach(), "out")}
 
 
 def right_forward(x, w, a, b, bias=None):
@@ -89,14 +93,18 @@ def test_adapter_shapes(attempt, rng):
         m.check(np.array_equal(zero, np.zeros_like(zero)), "lora_B does not start at zero")
         return {}
 
-    check_play(attempt, layer_scenario(rng, play))
+    check_values(attempt, layer_scenario(rng, play), dtypes=attempt.backend.dtypes)
 
 
 @level(1, only=("torch",))
 def test_layer_values(attempt, rng):
-    """base(x) + (alpha / rank) x A^T B^T, with a bias and without, in float32, float64 and bfloat16"""
+    """base(x) + (alpha / rank) x A^T B^T, with a bias and without, for any x (..., I), in each dtype"""
     for bias in (True, False):
         check_values(attempt, layer_scenario(rng, forward, right_forward, bias), dtypes=attempt.backend.dtypes)
+    for turned in (False, True):
+        for x in OTHER_INPUTS:
+            scenario = layer_scenario(rng, partial(forward, turned=turned), right_forward)
+            check_values(attempt, replace(scenario, arrays=scenario.arrays | {"x": rng.normal(size=AXES[x])}))
 
 
 @level(1, only=("torch",))
@@ -112,18 +120,19 @@ def test_layer_starts_as_base(attempt, rng):
 
 @level(1, only=("torch",))
 def test_layer_rank_one(attempt, rng):
-    """a rank of 1 is a rank, and without a word on dropout there is none in training"""
+    """a rank of 1 is a rank, as 3 is, and without a word on dropout there is none in training"""
 
-    def play(m, x, w, a, b, bias):
-        m.step("LoRALinear of rank 1, dropout left out, in training")
-        layer = m.LoRALinear(base_layer(m, w, bias), 1, ALPHA)
-        set_adapter(m, layer, a[:1], b[:, :1])
+    def play(m, x, w, a, b, bias, rank):
+        m.step(f"LoRALinear of rank {rank}, dropout left out, in training")
+        layer = m.LoRALinear(base_layer(m, w, bias), rank, ALPHA)
+        set_adapter(m, layer, a[:rank], b[:, :rank])
         return {"out": m.array(layer.train()(m.to(x, "x")).detach(), "out")}
 
-    def kernel(x, w, a, b, bias):
-        return right_forward(x, w, a[:1], b[:, :1], bias)
+    def kernel(x, w, a, b, bias, rank):
+        return right_forward(x, w, a[:rank], b[:, :rank], bias)
 
-    check_values(attempt, layer_scenario(rng, play, kernel))
+    for rank in (1, 3):
+        check_values(attempt, layer_scenario(rng, partial(play, rank=rank), partial(kernel, rank=rank)))
 
 
 @level(1, only=("torch",))
@@ -193,11 +202,13 @@ def dropped(m, w, bias, training, p=0.25):
     layer = m.LoRALinear(base, RANK, ALPHA, p)
     set_adapter(m, layer, a, b)
     layer.train(training)
-    x = m.to(np.ones((DRAWS, w.shape[1])))
+    x = np.ones((SEQUENCES, DRAWS // SEQUENCES, w.shape[1]))
     m.step(f"{DRAWS} rows with dropout {p}, {'training' if training else 'eval'}")
     with torch.no_grad():
-        added = m.array(layer(x), "out") - m.array(base(x), "base(x)")
-    return added[:, 0].astype(np.float64) * RANK / ALPHA, added[:, 1:]
+        given = m.to(x, "x")
+        added = m.array(layer(given), "out") - m.array(base(m.to(x)), "base(x)")
+    m.unchanged()
+    return added[..., 0].astype(np.float64) * RANK / ALPHA, added[..., 1:]
 
 
 @level(1, only=("torch",))
@@ -211,7 +222,9 @@ def test_layer_dropout(attempt, rng):
         added, rest = dropped(m, w, bias, training=True)
         m.check(np.abs(rest).max() < 1e-3, "dropout acts on the base's path too: only the adapter's input is dropped")
         m.check(not np.allclose(added, 3, rtol=1e-3), "there is no dropout in training")
-        values = added * kept
+        for axis, what in enumerate(("sequences of the batch", "positions of a sequence")):
+            m.check((np.ptp(added, axis=axis) > 1e-3).any(), f"all {what} are dropped alike: they share a mask")
+        values = added.ravel() * kept
         near = np.abs(values[:, None] - np.arange(4)) < 1e-2
         m.check(
             near.any(-1).all(),
@@ -233,11 +246,13 @@ def test_layer_dropout(attempt, rng):
 
 @level(1, only=("torch",))
 def test_layer_errors(attempt, rng):
-    """rank < 1: ValueError"""
+    """rank < 1: ValueError, and the base is as it was"""
 
     def play(m, x, w, a, b, bias):
         for rank in (0, -2):
-            m.raises(ValueError, lambda rank=rank: m.LoRALinear(base_layer(m, w), rank, ALPHA), f"a rank of {rank}")
+            base = base_layer(m, w)
+            m.raises(ValueError, lambda rank=rank, base=base: m.LoRALinear(base, rank, ALPHA), f"a rank of {rank}")
+            m.check(base.weight.requires_grad, f"the base was frozen although a rank of {rank} is refused")
         return {}
 
     check_play(attempt, layer_scenario(rng, play))
@@ -255,8 +270,9 @@ def test_layer_from_scratch(attempt, rng):
     check_from_scratch(attempt, layer_scenario(rng, forward, right_forward))
 
 
-def functional(rng, bias=True):
-    given = arrays(rng, bias)
+def functional(rng, bias=True, x="B T I", rank=RANK):
+    given = arrays(rng, bias, x)
+    given |= {"a": given["a"][:rank], "b": given["b"][:, :rank]}
     args = tuple(given.get(name) for name in ("x", "w", "bias", "a", "b"))
     return Case("lora_linear", args, kernels.linear, kernels.linear_backward, {"alpha": ALPHA})
 
@@ -295,9 +311,11 @@ def test_linear_dtype(attempt, rng):
 
 @level(1, only=("jax",))
 def test_linear_values(attempt, rng):
-    """x W^T + bias + (alpha / rank) x A^T B^T, with a bias and without"""
-    check_values(attempt, functional(rng))
+    """x W^T + bias + (alpha / rank) x A^T B^T, with a bias and without, of any rank, for any x (..., I)"""
+    check_values(attempt, functional(rng), dtypes=("float32", "float64"))
     check_values(attempt, functional(rng, bias=False))
+    for x, rank in zip(OTHER_INPUTS, (1, 2, 3), strict=True):
+        check_values(attempt, functional(rng, x=x, rank=rank))
 
 
 @level(1, only=("jax",))
@@ -314,19 +332,30 @@ def test_linear_parity(attempt, rng, places):
 
 @level(2, only=("torch",))
 def test_merge_values(attempt, rng):
-    """merged, the output is the same, in float32, float64 and bfloat16"""
+    """merged, the output is the same, in each dtype, with a bias and without, and x gets its gradient"""
 
-    def play(m, x, **given):
+    def play(m, x, upstream, **given):
         layer = wrapped(m, **given).eval()
         m.step("merge")
         layer.merge()
         m.check(bool(layer.merged), "after merge() `merged` is not True")
-        return {"out": m.array(layer(m.to(x, "x")).detach(), "out")}
+        x = m.to(x, "x").requires_grad_()
+        m.step("forward, merged")
+        out = layer(x)
+        m.array(out.detach(), "out", shape=upstream.shape)
+        m.check(out.requires_grad, "merged, x gets no gradient")
+        (out * m.to(upstream)).sum().backward()
+        m.check(x.grad is not None, "merged, x gets no gradient")
+        return {"out": m.array(out.detach(), "out"), "the gradient of x": m.array(x.grad, "the gradient of x")}
 
-    def kernel(x, w, a, b, bias):
-        return {"out": x @ kernels.merged(w, a, b, alpha=ALPHA).T + bias}
+    def kernel(x, upstream, w, a, b, bias=None):
+        whole = kernels.merged(w, a, b, alpha=ALPHA)
+        return {"out": x @ whole.T + (0 if bias is None else bias), "the gradient of x": upstream @ whole}
 
-    check_values(attempt, layer_scenario(rng, play, kernel), dtypes=attempt.backend.dtypes)
+    upstream = rng.normal(size=AXES["B T O"])
+    for bias in (True, False):
+        scenario = layer_scenario(rng, play, kernel, bias, upstream=upstream)
+        check_values(attempt, scenario, dtypes=attempt.backend.dtypes)
 
 
 @level(2, only=("torch",))
@@ -348,7 +377,7 @@ def test_merge_cost(attempt, rng):
 
 @level(2, only=("torch",))
 def test_merge_twice(attempt, rng):
-    """merging twice is merging once, and so with unmerging"""
+    """merging twice is merging once, and so with unmerging; merged again, the adapter is the present one"""
 
     def play(m, x, **given):
         layer = wrapped(m, **given).eval()
@@ -359,12 +388,18 @@ def test_merge_twice(attempt, rng):
             getattr(layer, does)()
             m.check(bool(layer.merged) == (does == "merge"), f"after {does}() `merged` is {layer.merged}")
             found[f"{len(found) + 1}. {does}"] = m.array(layer(x).detach(), "out")
+        set_adapter(m, layer, given["a"][::-1], given["b"])
+        for does in ("merge", "unmerge"):
+            m.step(f"{does} after {', '.join(found)} and a change of the adapter")
+            getattr(layer, does)()
+            found[f"{len(found) + 1}. {does}, of another adapter"] = m.array(layer(x).detach(), "out")
         return {f"out after {name}": out for name, out in found.items()}
 
     def kernel(x, w, a, b, bias):
-        out = x @ kernels.merged(w, a, b, alpha=ALPHA).T + bias
+        out, other = (x @ kernels.merged(w, y, b, alpha=ALPHA).T + bias for y in (a, a[::-1]))
         names = ("1. unmerge", "2. merge", "3. merge", "4. unmerge", "5. unmerge")
-        return {f"out after {name}": out for name in names}
+        changed = ("6. merge, of another adapter", "7. unmerge, of another adapter")
+        return {f"out after {name}": out for name in names} | {f"out after {name}": other for name in changed}
 
     check_values(attempt, layer_scenario(rng, play, kernel))
 
@@ -415,14 +450,16 @@ def test_merge_loaded(attempt, rng):
         m.step("load other base weights, then merge")
         with torch.no_grad():
             base.weight.copy_(m.to(loaded))
+        before = m.array(layer(m.to(x)).detach(), "out")
         layer.merge()
         out = m.array(layer(m.to(x)).detach(), "out")
         m.step("unmerge")
         restored(m, layer, base, loaded, a, b)
-        return {"out": out}
+        return {"out": before, "out, merged": out}
 
     def kernel(x, w, a, b, bias, loaded):
-        return {"out": x @ kernels.merged(loaded, a, b, alpha=ALPHA).T + bias}
+        merged = x @ kernels.merged(loaded, a, b, alpha=ALPHA).T + bias
+        return right_forward(x, loaded, a, b, bias) | {"out, merged": merged}
 
     check_values(attempt, layer_scenario(rng, play, kernel, loaded=rng.normal(size=AXES["O I"])))
 
@@ -442,17 +479,19 @@ def test_merge_parity(attempt, rng, places):
     check_parity(attempt, layer_scenario(rng, play, kernel), places)
 
 
-def merge_case(rng):
+def merge_case(rng, rank=RANK):
     given = arrays(rng)
-    return Case("merge", (given["w"], given["a"], given["b"]), kernels.merged, options={"alpha": ALPHA})
+    args = given["w"], given["a"][:rank], given["b"][:, :rank]
+    return Case("merge", args, kernels.merged, options={"alpha": ALPHA})
 
 
 @level(2, only=("jax",))
 def test_merged_weight(attempt, rng):
-    """merge gives W + (alpha / rank) B A, (O, I)"""
+    """merge gives W + (alpha / rank) B A, (O, I), of any rank"""
     check_shape(attempt, merge_case(rng), AXES, "O I")
     check_dtype(attempt, merge_case(rng))
-    check_values(attempt, merge_case(rng))
+    check_values(attempt, merge_case(rng), dtypes=("float32", "float64"))
+    check_values(attempt, merge_case(rng, rank=1))
 
 
 def transformer(m, rng_seed=3):
@@ -483,10 +522,14 @@ def transformer(m, rng_seed=3):
             self.v_proj = nn.Sequential(nn.Linear(C, C))  # no target: the Linear in it is called "0"
             self.head = nn.Linear(C, C)
             self.tied = nn.ModuleDict({"decoder": self.head})
+            self.lora_norm = nn.LayerNorm(C)  # no adapter, whatever it is called
+            self.twice = nn.ModuleDict({"first": nn.ModuleDict({"gate": nn.Linear(C, C)})})
+            self.twice["second"] = self.twice["first"]
 
         def forward(self, x):
             for block in self.blocks:
                 x = block(x)
+            x = self.lora_norm(x + self.twice["first"]["gate"](x))
             return self.tied["decoder"](self.head(self.v_proj(self.q_proj_norm(x))))
 
     generator = np.random.default_rng(rng_seed)
@@ -517,7 +560,8 @@ def injected(m, targets=TARGETS, **more):
 def expected_names(targets):
     found = [f"blocks.{i}.attn.{name}" for i in (0, 1) for name in ("q_proj", "k_proj", "v_proj", "out")]
     found = [name for name in found if name.rpartition(".")[2] in targets]
-    return found + (["head", "tied.decoder"] if {"head", "decoder"} & set(targets) else [])
+    found += ["head", "tied.decoder"] if {"head", "decoder"} & set(targets) else []
+    return found + (["twice.first.gate", "twice.second.gate"] if "gate" in targets else [])
 
 
 def check_names(m, model, names, targets):
@@ -602,10 +646,11 @@ def test_inject_shared(attempt):
     """a module under two names stays shared: replaced under both if one matches, and both are returned"""
 
     def play(m):
-        for targets in (["decoder"], ["head"], ["head", "decoder"]):
+        for targets in (["decoder"], ["head"], ["head", "decoder"], ["gate"]):
             model, names = injected(m, targets)
             check_names(m, model, names, targets)
             m.check(model.head is model.tied["decoder"], "the shared module became two")
+            m.check(model.twice["first"] is model.twice["second"], "the shared module became two")
         return {}
 
     check_play(attempt, model_scenario(play))
@@ -619,8 +664,8 @@ def test_inject_again(attempt):
         model, _ = injected(m, ["q_proj"])
         old = [model.blocks[i].attn["q_proj"] for i in (0, 1)]
         old[1].lora_A.requires_grad_(False)
-        m.step("inject_lora a second time, into v_proj and whatever is called base or linear")
-        m.inject_lora(model, ["v_proj", "base", "linear", "layer"], rank=3, alpha=ALPHA)
+        m.step("inject_lora a second time, into q_proj again, v_proj and whatever is called base or linear")
+        m.inject_lora(model, ["q_proj", "v_proj", "base", "linear", "layer"], rank=3, alpha=ALPHA)
         now = [model.blocks[i].attn["q_proj"] for i in (0, 1)]
         m.check(now[0] is old[0] and now[1] is old[1], "a layer that was wrapped already was replaced")
         inside = [n for n, x in old[0].named_modules() if n and type(x) is m.LoRALinear]
@@ -678,15 +723,20 @@ def test_state_dict(attempt):
     """lora_state_dict: the adapters' tensors alone, keyed as in model.state_dict()"""
 
     def play(m):
-        model, names = injected(m, [*TARGETS, "head"])
+        model, names = injected(m, [*TARGETS, "head", "gate"])
         adapt(model, sorted(names), m)
-        state = m.lora_state_dict(model)
-        right = sorted(f"{name}.{last}" for name in names for last in ("lora_A", "lora_B"))
-        m.check(sorted(state) == right, f"keys {sorted(state)}, expected {right}")
-        whole = model.state_dict()
-        for key, tensor in state.items():
-            same = np.array_equal(m.array(tensor.detach(), key), m.array(whole[key], key))
-            m.check(same, f"{key} is not the model's tensor")
+        model.head.lora_A.requires_grad_(False)
+        model.lora_norm.requires_grad_(True)
+        alone = m.LoRALinear(base_layer(m, np.ones((3, 2))), 1, ALPHA)
+        for adapted, stands in ((model, [f"{name}." for name in names]), (alone, [""])):
+            m.step(f"lora_state_dict of {'a model' if adapted is model else 'a LoRALinear alone'}")
+            state = m.lora_state_dict(adapted)
+            right = sorted(f"{path}{last}" for path in stands for last in ("lora_A", "lora_B"))
+            m.check(sorted(state) == right, f"keys {sorted(state)}, expected {right}")
+            whole = adapted.state_dict()
+            for key, tensor in state.items():
+                same = np.array_equal(m.array(tensor.detach(), key), m.array(whole[key], key))
+                m.check(same, f"{key} is not the model's tensor")
         return {}
 
     check_play(attempt, model_scenario(play))
@@ -707,7 +757,7 @@ def test_load_state_dict(attempt, rng):
         m.load_lora_state_dict(fresh, state)
         got, right = (m.array(y(m.to(x)).detach(), "out") for y in (fresh, model))
         m.check(np.array_equal(got, right), "the model with loaded adapters gives other outputs")
-        left = [p.requires_grad for name, p in fresh.named_parameters() if "lora_" in name]
+        left = [p.requires_grad for name, p in fresh.named_parameters() if name.endswith(("lora_A", "lora_B"))]
         m.check(all(left), "loaded adapters are no longer trained")
         return {}
 
@@ -723,8 +773,11 @@ def test_load_errors(attempt):
         right = {key: tensor.detach().clone() + 1 for key, tensor in m.lora_state_dict(model).items()}
         last = sorted(right)[-1]
         missing = {key: tensor for key, tensor in right.items() if key != last}
-        extra = {**right, "blocks.7.attn.q_proj.lora_A": right[last]}
-        for state, key, why in ((missing, last, "missing"), (extra, "blocks.7.attn.q_proj.lora_A", "unexpected")):
+        wrong = [(missing, last, "missing")]
+        for key in ("blocks.7.attn.q_proj.lora_A", "head.weight"):  # of no layer, and of a layer without an adapter
+            m.check(key not in right, f"lora_state_dict has {key}, which is no adapter's")
+            wrong.append(({**right, key: right[last]}, key, "unexpected"))
+        for state, key, why in wrong:
             before = {name: m.array(x.detach(), name) for name, x in model.state_dict().items()}
             raised = m.raises(KeyError, partial(m.load_lora_state_dict, model, state), f"a state with {key} {why}")
             m.check(key in str(raised), f"the KeyError does not name {key}: {raised}")
@@ -774,9 +827,14 @@ def test_add_lora(attempt, rng):
 
         block = {"q_proj": m.to(w), "k_proj": m.to(q), "norm": m.to(q[0])}
         params = {"blocks": [block, {"q_proj": m.to(w), "mlp": {"v_proj": m.to(q)}}], "v_proj": m.to(q[0])}
-        m.step("add_lora for q_proj and v_proj")
-        adapters = m.add_lora(jax.random.key(3), params, ("q_proj", "v_proj"), rank=2)
-        leaves = [m.array(leaf, "an adapter", dtype="any") for leaf in jax.tree.leaves(adapters)]
+        params |= {"stack": {"v_proj": m.to(np.stack([q, q]))}, "q_proj": {"scale": m.to(w)}, "rest": [m.to(w)]}
+
+        def adapters(seed):
+            m.step("add_lora for q_proj and v_proj")
+            found = m.add_lora(jax.random.key(seed), params, ("q_proj", "v_proj"), rank=2)
+            return [m.array(leaf, "an adapter", dtype="any") for leaf in jax.tree.leaves(found)]
+
+        leaves = adapters(3)
         shapes = sorted(leaf.shape for leaf in leaves)
         (out, into), (out_q, into_q) = w.shape, q.shape
         right = sorted([(2, into), (out, 2)] * 2 + [(2, into_q), (out_q, 2)])
@@ -787,14 +845,18 @@ def test_add_lora(attempt, rng):
         m.check(all(leaf.all() for leaf in random), "an a does not start random")
         same = [leaf for leaf in random if leaf.shape == (2, into)]
         m.check(not np.array_equal(same[0], same[1]), "two adapters start with the same a: they share a key")
+        equal = [np.array_equal(one, two) for one, two in zip(leaves, adapters(3), strict=True)]
+        m.check(all(equal), "the same key gives other adapters")
+        equal = [np.array_equal(one, two) for one, two in zip(leaves, adapters(4), strict=True) if one.any()]
+        m.check(not any(equal), "two keys give the same a")
         return {}
 
     given = {"w": rng.normal(size=(7, 5)), "q": rng.normal(size=(9, 4))}
     check_play(attempt, Scenario("add_lora", given, play, lambda **arrays: {}))
 
 
-def batched(rng, ids=IDS):
-    dims = {"x": (len(ids), 3, 5), "weight": (7, 5), "a": (6, 4, 5), "b": (6, 7, 4)}
+def batched(rng, ids=IDS, T=3):
+    dims = {"x": (len(ids), T, 5), "weight": (7, 5), "a": (6, 4, 5), "b": (6, 7, 4)}
     args = (*(rng.normal(size=shape) for shape in dims.values()), ids.copy())
     options = {"scaling": rng.uniform(0.5, 2.0, size=6)}
     return Case("batched_lora", args, kernels.batched, kernels.batched_backward, options)
@@ -815,14 +877,16 @@ def test_batched_dtype(attempt, rng):
 @level(4)
 def test_batched_values(attempt, rng):
     """each row of the batch goes through its own adapter, scaled by that adapter's factor"""
-    check_values(attempt, batched(rng, np.array([2, 1, 0, 2, 5])))
+    check_values(attempt, batched(rng, np.array([2, 1, 0, 2, 5])), dtypes=("float32", "float64"))
 
 
 @level(4)
 def test_batched_none(attempt, rng):
-    """-1 means no adapter"""
+    """-1 means no adapter, for one row and one token at a time too"""
     check_values(attempt, batched(rng))
     check_values(attempt, batched(rng, np.array([-1, -1, -1, -1, -1])))
+    for ids, T in ((IDS, 1), (IDS[:1], 3)):
+        check_values(attempt, batched(rng, ids, T))
 
 
 @level(4)

@@ -76,7 +76,7 @@ def inject_lora(model, targets, *, rank, alpha, dropout=0.0):
 
 
 def lora_state_dict(model):
-    return {f"{n}.{leaf}": getattr(m, leaf) for n, m in _pairs(model) for leaf in ("lora_A", "lora_B")}
+    return {f"{n}.{leaf}".lstrip("."): getattr(m, leaf) for n, m in _pairs(model) for leaf in ("lora_A", "lora_B")}
 
 
 def load_lora_state_dict(model, state):
