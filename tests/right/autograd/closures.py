@@ -301,7 +301,7 @@ class Tensor:
         out = Tensor(self.data.transpose(axes), _prev=(self,))
 
         def bw():
-            self._acc(out._g.transpose(None if axes is None else np.argsort(axes)))
+            self._acc(out._g.transpose(None if axes is None else np.argsort(np.mod(axes, self.data.ndim))))
 
         out._backward = bw
         return out
