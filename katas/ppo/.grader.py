@@ -29,6 +29,7 @@ from graders.kernels import ppo as kernels
 DTYPES = ("float32", "float64")
 AXES = Dims(T=9, N=4, D=5, A=3, H=11)
 DISCOUNTS = {"gamma": 0.9, "lam": 0.7}
+LONG = 300  # (gamma lam)^T and its inverse are beyond float32
 KINDS = ("neither", "terminated", "truncated", "both")
 RATIOS = np.array([0.35, 0.6, 0.9, 1.1, 1.45, 2.2])  # inside, and outside on either side, for a clip of 0.2 or 0.3
 STATS = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction")
@@ -122,7 +123,8 @@ def test_gae_everywhere(attempt, rng):
         columns = list(itertools.product(KINDS, repeat=T))
         cuts = [(t, n, how) for n, column in enumerate(columns) for t, how in enumerate(column)]
         check_values(attempt, rollout(rng, cuts, (T, len(columns))), dtypes=("float32",))
-    check_values(attempt, rollout(rng, [(7, 0, "terminated"), (50, 0, "truncated")], (60, 1)))
+    ends = [(t, 0, KINDS[1 + i % 3]) for i, t in enumerate(range(7, LONG, 37))]
+    check_values(attempt, rollout(rng, ends, (LONG, 1)))
 
 
 @level(1, only=("torch",))
@@ -131,6 +133,32 @@ def test_gae_layouts(attempt, rng):
     case = rollout(rng, [(3, 0, "terminated"), (5, 1, "truncated")])
     turned = tuple(np.ascontiguousarray(x.T).T for x in case.args)
     check_values(attempt, advantage_case(turned, {}), dtypes=("float32",))
+
+
+@level(1, only=("torch",))
+def test_gae_again(attempt, rng):
+    """what a call returned stays as it is when gae is called again"""
+
+    def play(m, **given):
+        def call(sign):
+            out = m.gae(*(m.to(sign * x if x.dtype != bool else x) for x in given.values()), **DISCOUNTS)
+            m.check(isinstance(out, tuple | list) and len(out) == 2, f"gae returns {kind(out)}, expected two tensors")
+            return out
+
+        def seen(out):
+            return {name: m.array(x, name) for name, x in zip(("advantages", "returns"), out, strict=True)}
+
+        m.step("gae, called again with other numbers")
+        first = call(1)
+        before = seen(first)
+        call(-1)
+        for name, now in seen(first).items():
+            m.check(np.array_equal(now, before[name]), f"another call of gae changes the {name} of the first")
+        return {}
+
+    case = rollout(rng, [(3, 0, "terminated"), (5, 1, "truncated")])
+    named = dict(zip(("rewards", "values", "next_values", "terminated", "truncated"), case.args, strict=True))
+    check_play(attempt, Scenario("gae", named, play, lambda **_: {}))
 
 
 @level(1)
@@ -247,7 +275,17 @@ def loss_scenario(arrays, options, names=None):
     def kernel(**given):
         return chosen(kernels.ppo_loss(**given, **options))
 
-    return Scenario("ppo_loss", arrays, play, kernel, sizes=lambda **given: kernels.ppo_loss_sizes(**given, **options))
+    return Scenario("ppo_loss", arrays, play, kernel, sizes=functools.partial(loss_sizes, options))
+
+
+def loss_sizes(options, **given):
+    """The size of what cancels: also of the mean that is taken off the advantages, where it is large beside them."""
+    found = kernels.ppo_loss_sizes(**given, **options)
+    if options.get("normalize", True):
+        advantages = given["advantages"].astype(np.float64)
+        taken = abs(advantages.mean()) / (advantages.std(ddof=1) + 1e-8)
+        found = {**found, "policy_loss": found["policy_loss"] + taken, "loss": found["loss"] + taken}
+    return found
 
 
 @level(2)
@@ -292,6 +330,8 @@ def test_loss_normalize(attempt, rng):
     check_values(attempt, loss_scenario(tiny, {**PLAIN, "normalize": True}, names))
     zero = {**given, "advantages": 0 * given["advantages"]}
     check_values(attempt, loss_scenario(zero, {**PLAIN, "normalize": True}, names))
+    shifted = {**given, "advantages": given["advantages"] + 3e4}
+    check_values(attempt, loss_scenario(shifted, {**PLAIN, "normalize": True}, names))
 
 
 @level(2)
@@ -311,7 +351,7 @@ def test_loss_stats(attempt, rng):
 @level(2)
 def test_loss_gradients(attempt, rng):
     """a clipped sample passes no gradient, any other all of it; value and entropy get theirs"""
-    check_values(attempt, loss_scenario(samples(rng), PLAIN))
+    check_values(attempt, loss_scenario(samples(rng), PLAIN), dtypes=DTYPES)
     check_values(attempt, loss_scenario(samples(rng, offset=1.5), {**PLAIN, "normalize": True, "value_clip": 0.5}))
 
 
@@ -352,6 +392,47 @@ def test_loss_boundary(attempt, rng):
     check_values(attempt, Scenario("ppo_loss", given, at_the_clip, kernel, sizes=sizes))
 
 
+@level(2)
+def test_loss_zeros(attempt, rng):
+    """a clip, a value_clip and coefficients of 0 are numbers as others are; |r - 1| = clip is not outside"""
+    given = samples(rng)
+    given["logp"] = np.where(np.arange(len(given["logp"])) % 3, given["logp"], given["old_logp"])
+    zeros = {"clip": 0.0, "value_coef": 0.0, "entropy_coef": 0.0, "value_clip": 0.0}
+    check_values(attempt, loss_scenario(given, {**PLAIN, **zeros}, ("loss", *STATS)))
+
+
+def strayed(rng):
+    """Samples far from what played: logps in the hundreds, ratios in the billions, large advantages and errors."""
+    given, away = samples(rng), np.array([3.0, -3.0, 8.0, -8.0, 24.0, -24.0])
+    B = len(given["logp"])
+    given["old_logp"] = np.tile([-1.0, 1.0], B // 2) * rng.uniform(200, 400, size=B)
+    given["logp"] = given["old_logp"] + rng.permutation(np.repeat(away, B // len(away))) * rng.uniform(0.9, 1, size=B)
+    given["advantages"] *= 100
+    given["values"] += 100 * np.sign(given["values"] - given["old_values"])
+    return given
+
+
+@level(2)
+def test_loss_far(attempt, rng):
+    """far from what played nothing else is clipped: the ratio is that of logp and old_logp, however large either is"""
+    check_values(attempt, loss_scenario(strayed(rng), PLAIN))
+
+
+@level(2, only=("torch",))
+def test_loss_again(attempt, rng):
+    """the statistics of a call stay as they are when ppo_loss is called again"""
+
+    def play(m, **given):
+        _, stats = parts(m, m.ppo_loss(*(m.to(given[name]) for name in INPUTS), **PLAIN))
+        before = {name: stats[name] for name in STATS}
+        m.ppo_loss(*(m.to(-given[name]) for name in INPUTS), **PLAIN)
+        changed = [name for name in STATS if stats[name] != before[name]]
+        m.check(not changed, f"another call of ppo_loss changes stats['{changed[0] if changed else ''}'] of the first")
+        return {}
+
+    check_play(attempt, Scenario("ppo_loss", samples(rng), play, lambda **given: {}))
+
+
 def detached(m, **given):
     for normalize in (False, True):
         _, fixed = loss_and_gradients(m, {**PLAIN, "normalize": normalize, "value_clip": 0.5}, given)
@@ -372,7 +453,7 @@ def test_loss_parity(attempt, rng, places):
     check_parity(attempt, loss_scenario(samples(rng), {**PLAIN, "normalize": True, "value_clip": 0.5}), places)
 
 
-def redrawn(m, sizes=AXES):
+def redrawn(m, sizes=AXES, times=1):
     """The person's network with parameters drawn anew, so that no initialisation makes it degenerate."""
     import torch
 
@@ -383,7 +464,7 @@ def redrawn(m, sizes=AXES):
     noise = np.random.default_rng(5)
     with torch.no_grad():
         for p in made.parameters():
-            p.copy_(m.to(0.4 * noise.normal(size=tuple(p.shape))))
+            p.copy_(m.to(0.4 * times * noise.normal(size=tuple(p.shape))))
     return made
 
 
@@ -460,23 +541,33 @@ def test_act_logp(attempt, rng):
     """act's logp is that of the action it took, its value is forward's"""
 
     def play(m, obs):
-        model = redrawn(m)
+        for times in (1, 300):
+            judge(m, obs, times)
+        return {}
+
+    def judge(m, obs, times):
+        model = redrawn(m, times=times)
         logits, value = outputs(m, model, obs)
-        m.step(f"act on {len(obs)} rows")
+        m.step(f"act on {len(obs)} rows" + (", by a policy that is sure of itself" if times > 1 else ""))
         action, logp, own = acted(m, model, obs, seeded(m, 3))
         m.check(((action >= 0) & (action < logits.shape[1])).all(), f"act takes the actions {np.unique(action)} of 3")
         right = kernels.log_softmax(logits.astype(np.float64))
-        taken = np.take_along_axis(right, action[:, None], 1)[:, 0]
+        taken, drawn = (np.take_along_axis(x, action[:, None], 1)[:, 0] for x in (right, logits.astype(np.float64)))
+        others = {"the actions' logits": drawn, "their probabilities": np.exp(taken), "the best ones'": right.max(1)}
         for what, mine, exact in (("logp", logp, taken), ("value", own, value.astype(np.float64))):
             allowed = budget(exact, exact.astype(m.dtype_name), 8 * max(1.0, float(np.abs(logits).max())))
-            off = ~(np.abs(mine - exact) <= allowed)
-            if off.any():
+
+            def off(other, mine=mine, allowed=allowed):
+                return ~(np.abs(mine - other) <= allowed)
+
+            if (wrong := off(exact)).any():
+                found = [name for name, other in others.items() if what == "logp" and not off(other).any()]
                 raise Mismatch(
-                    f"{int(off.sum())} of {len(off)} entries of act's {what} are not those of "
-                    + ("the actions it took" if what == "logp" else "forward's value"),
-                    details=(("expected", f"{exact[off][0]:.6g}"), ("got", f"{mine[off][0]:.6g}")),
+                    f"act's {what} is not that of "
+                    + ("the actions it took" if what == "logp" else "forward")
+                    + (f", but {found[0]}" if found else ""),
+                    details=(("expected", f"{exact[wrong][0]:.6g}"), ("got", f"{mine[wrong][0]:.6g}")),
                 )
-        return {}
 
     check_play(attempt, scene(rng, play, n=40))
 
@@ -530,15 +621,16 @@ def drawn(m, obs):
     model = redrawn(m)
     rows = np.tile(obs, (50, 1))
 
-    def actions(seed):
+    def actions(seed, apart):
+        torch.manual_seed(apart)
         return acted(m, model, rows, seeded(m, seed))[0]
 
     m.step("act with a generator")
-    torch.manual_seed(1)
-    first = actions(3)
-    torch.manual_seed(2)
-    m.check(np.array_equal(first, actions(3)), "act with generators of the same seed takes different actions")
-    m.check(not np.array_equal(first, actions(4)), "act with generators of different seeds takes the same actions")
+    first = actions(3, apart=1)
+    m.check(
+        not np.array_equal(first, actions(4, apart=1)), "act with generators of different seeds takes the same actions"
+    )
+    m.check(np.array_equal(first, actions(3, apart=2)), "act with generators of the same seed takes different actions")
     generator = seeded(m, 3)
     both = [acted(m, model, rows, generator)[0] for _ in range(2)]
     m.check(not np.array_equal(*both), "act called twice with one generator takes the same actions: it should advance")
@@ -600,7 +692,7 @@ def epoch(m, n, size, generator):
 
 def covers(m, rows):
     """Every index once, and all batches of the size asked for but the last."""
-    for n, size in ((12, 4), (13, 4), (7, 7), (5, 9), (6, 1), (1, 3)):
+    for n, size in ((12, 4), (13, 4), (9, 4), (7, 7), (5, 9), (6, 1), (1, 3)):
         batches = epoch(m, n, size, seeded(m, 1))
         sizes, right = [len(batch) for batch in batches], [min(size, n - i) for i in range(0, n, size)]
         flat = sorted(index for batch in batches for index in batch)
