@@ -298,6 +298,21 @@ def test_init_values(attempt, rng):
 
 
 @level(1, only=("jax",))
+def test_init_errors(attempt, rng):
+    """rank < 1: ValueError"""
+
+    def play(m, w, **_):
+        import jax
+
+        out, into = w.shape
+        for rank in (0, -2):
+            m.raises(ValueError, lambda rank=rank: m.init_lora(jax.random.key(1), into, out, rank), f"a rank of {rank}")
+        return {}
+
+    check_play(attempt, layer_scenario(rng, play))
+
+
+@level(1, only=("jax",))
 def test_linear_shape(attempt, rng):
     """lora_linear returns (B, T, O)"""
     check_shape(attempt, functional(rng), AXES, "B T O")
@@ -853,6 +868,25 @@ def test_add_lora(attempt, rng):
 
     given = {"w": rng.normal(size=(7, 5)), "q": rng.normal(size=(9, 4))}
     check_play(attempt, Scenario("add_lora", given, play, lambda **arrays: {}))
+
+
+@level(3, only=("jax",))
+def test_add_errors(attempt, rng):
+    """nothing matches: ValueError"""
+
+    def play(m, w):
+        import jax
+
+        for name in ("v_proj", "proj", "Q_proj"):
+            params = {"blocks": [{"q_proj": m.to(w), name: m.to(w[0])}]}
+            m.raises(
+                ValueError,
+                lambda name=name, params=params: m.add_lora(jax.random.key(1), params, (name,), rank=2),
+                f"a target {name!r}, for the leaves q_proj (7, 5) and {name} (5,),",
+            )
+        return {}
+
+    check_play(attempt, Scenario("add_lora", {"w": rng.normal(size=(7, 5))}, play, lambda **arrays: {}))
 
 
 def batched(rng, ids=IDS, T=3):

@@ -13,6 +13,8 @@ class Adapter(NamedTuple):
 
 
 def init_lora(key, in_features, out_features, rank):
+    if rank <= 0:
+        raise ValueError("rank must be positive")
     a = jax.random.truncated_normal(key, -2, 2, (rank, in_features)) * in_features**-0.5
     return Adapter(a, jnp.zeros((out_features, rank), a.dtype))
 
@@ -46,7 +48,9 @@ def add_lora(key, params, targets, *, rank):
                 found += walk(own, f"{name}/{last}", child)
         return found
 
-    return dict(walk(key, "", params))
+    if not (found := walk(key, "", params)):
+        raise ValueError(f"no leaf is called any of {targets}")
+    return dict(found)
 
 
 def batched_lora(x, weight, a, b, adapter_ids, *, scaling):

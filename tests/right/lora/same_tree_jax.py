@@ -6,6 +6,8 @@ from jax import lax
 
 
 def init_lora(key, in_features, out_features, rank):
+    if rank not in range(1, 10**6):
+        raise ValueError(rank)
     a = jax.nn.initializers.he_uniform(in_axis=-1, out_axis=-2)(key, (rank, in_features))
     return a, jnp.zeros((out_features, rank))
 
@@ -36,7 +38,10 @@ def add_lora(key, params, targets, *, rank):
             return None
         return init_lora(jax.random.fold_in(key, next(count)), *leaf.shape[::-1], rank)
 
-    return jax.tree_util.tree_map_with_path(one, params)
+    adapters = jax.tree_util.tree_map_with_path(one, params)
+    if next(count) == 0:
+        raise ValueError(f"{targets} match nothing")
+    return adapters
 
 
 def batched_lora(x, weight, a, b, adapter_ids, *, scaling):

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 
 
 def init_lora(key, in_features, out_features, rank):
+    if rank < 1:
+        raise ValueError("a rank is at least 1")
     return jax.random.normal(key, (rank, in_features)) / rank, jnp.zeros((out_features, rank))
 
 
@@ -26,6 +28,8 @@ def add_lora(key, params, targets, *, rank):
             key, own = jax.random.split(key)
             out, into = leaf.shape
             found[jax.tree_util.keystr(path)] = init_lora(own, into, out, rank)
+    if not found:
+        raise ValueError("nothing matches")
     return found
 
 
