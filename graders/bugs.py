@@ -158,7 +158,8 @@ def _same(a: Any, b: Any) -> bool:
         wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
         eps = 2.0 ** {8: -45, 4: -16, 2: -5}.get(a.dtype.itemsize, -45)
         finite = np.abs(wide_b[np.isfinite(wide_b)])
-        return bool(np.allclose(wide_a, wide_b, rtol=0, atol=eps * float(np.max(finite, initial=1.0)), equal_nan=True))
+        size = float(np.max(finite, initial=0.0)) or 1.0
+        return bool(np.allclose(wide_a, wide_b, rtol=0, atol=eps * size, equal_nan=True))
     if isinstance(a, float) and isinstance(b, float):
         return math.isclose(a, b, rel_tol=0.02)
     return type(a) is type(b) and not isinstance(a, np.ndarray) and bool(a == b)

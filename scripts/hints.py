@@ -14,6 +14,7 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 from rich.progress import Progress
 
@@ -56,7 +57,7 @@ def measure(kata: Kata, framework: str, level: int | None, pairs: int) -> str:
     says = {bug.name: bug.says for bug in bugs.bank(kata)}
     sources: dict[tuple[str, ...], str] = {(bug.name,): source for bug, source in bugs.variants(kata, framework)}
     sources.update(itertools.islice(drawn(kata, framework), pairs))
-    kept = Kept(KEPT, [kata.name, framework, level, fingerprint(kata, path, kata.bugs)])
+    kept = Kept(KEPT, [kata.name, framework, level, fingerprint(kata, path, kata.bugs, Path(bugs.__file__))])
     jobs = {
         " + ".join(names): Job(" + ".join(names), renamed(source, i), SEED, level=level, hint=True)
         for i, (names, source) in enumerate(sources.items())

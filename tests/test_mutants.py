@@ -7,11 +7,13 @@ from textwrap import dedent
 import pytest
 
 from graders import katas
+from graders.batch import Job, grade_each
 from graders.errors import KataError
 from graders.kept import Kept
 from graders.mutants import equivalents, mutants
 from tests.common import OFFERED, name
 
+FEW = 4
 SOURCE = dedent(
     '''
     """A file."""
@@ -94,6 +96,16 @@ def test_what_is_called_equivalent_is_a_mutant(kata):
     for (framework, key), why in equivalents(kata).items():
         assert key in {mutant.key for mutant in of(kata, framework)}, f"{framework}: there is no mutant {key!r}"
         assert why.strip(), key
+
+
+@pytest.mark.parametrize(("kata", "framework"), OFFERED, ids=name)
+def test_mutants_are_caught(kata, framework):
+    """A few of the file's first half, for what trains stands at its end; `scripts/mutate.py` takes them all."""
+    known, found = equivalents(kata), of(kata, framework)
+    judged = [mutant for mutant in found[: len(found) // 2] if (framework, mutant.key) not in known]
+    few = judged[len(judged) // (2 * FEW) :: len(judged) // FEW][:FEW]
+    jobs = [Job(mutant.key, mutant.source, seed=1) for mutant in few]
+    assert [job.name for job, checks in grade_each(kata, framework, jobs) if checks[-1].outcome != "failed"] == []
 
 
 def test_a_list_that_does_not_read_is_named(tmp_path):
