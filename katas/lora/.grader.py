@@ -279,11 +279,13 @@ def functional(rng, bias=True, x="B T I", rank=RANK):
 
 @level(1, only=("jax",))
 def test_init_values(attempt, rng):
-    """init_lora gives a (R, I), random, and b (O, R), zero"""
+    """init_lora gives a (R, I), random, and b (O, R), zero, also of rank 1"""
 
     def play(m, x, w, a, b, bias):
         import jax
 
+        for part, shape in zip(m.init_lora(jax.random.key(1), 5, 7, 1), ((1, 5), (7, 1)), strict=True):
+            m.array(part, "an adapter of rank 1", shape=shape, dtype="any")
         pairs = [m.init_lora(jax.random.key(seed), w.shape[1], w.shape[0], RANK) for seed in (1, 2, 1)]
         m.check(all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs), "init_lora should return (a, b)")
         first, second, again = (m.array(pair[0], "a", shape=a.shape, dtype="any") for pair in pairs)
