@@ -15,6 +15,7 @@ Why split the key at each step, and not use it again? The same key gives the sam
 batches to the noise, or every step to the last one.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -100,7 +101,7 @@ def fit(key: jax.Array, x: jax.Array, *, z_dim: int, hidden: int, steps: int, ba
     params = init(start, x.shape[1], z_dim, hidden)
     zeros = jax.tree.map(jnp.zeros_like, params)
 
-    def step(state: tuple[Params, Params, Params], inputs: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
+    def step(x: jax.Array, state: Any, inputs: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
         params, m, v = state
         t, key = inputs
         choosing, drawing = jax.random.split(key)
@@ -109,7 +110,8 @@ def fit(key: jax.Array, x: jax.Array, *, z_dim: int, hidden: int, steps: int, ba
         return _adam(params, grads, m, v, t, lr), None
 
     times = (jnp.arange(1, steps + 1), jax.random.split(training, steps))
-    (params, _, _), _ = jax.jit(lambda state: jax.lax.scan(step, state, times))((params, zeros, zeros))
+    train = jax.jit(lambda x, state, times: jax.lax.scan(partial(step, x), state, times))
+    (params, _, _), _ = train(x, (params, zeros, zeros), times)
     return params
 
 

@@ -1,5 +1,6 @@
 """A variational autoencoder in JAX: the draw, KL, likelihood and ELBO, functions over pytrees, the IWAE bound."""
 
+from functools import partial
 from typing import Any
 
 import jax
