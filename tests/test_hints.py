@@ -1,10 +1,15 @@
-"""The ladder of hints, and what is read from a spec."""
+"""The ladder of hints, what is read from a spec, and that a hint names the mistake, one of two, or nothing."""
+
+import itertools
 
 import pytest
 
-from graders import find, katas
+from graders import bugs, find, katas
+from graders.batch import Job, grade_each
 from graders.practice import hints
+from graders.renaming import renamed
 from graders.report import Check
+from scripts.hints import drawn, outcome
 
 KATA = find("attention")
 MASKED = Check("attention_masked_row", 1, "failed", "...", sentence="a row that may attend to nothing gives zeros")
@@ -33,3 +38,31 @@ def test_each_spec_has_a_contract_for_each_level(kata):
         assert hints.contract(kata, level), f"{kata.name} has no `### Level {level}` under `## Contract`"
     assert hints.spec(kata).startswith("# ")
     assert "minutes:" not in hints.spec(kata).splitlines()[0]
+
+
+def test_a_hint_names_one_of_two_mistakes_or_nothing():
+    """Also under other names of variables; `scripts/hints.py` takes them all."""
+    says = {bug.name: bug.says for bug in bugs.bank(KATA)}
+    single = {(bug.name,): source for bug, source in itertools.islice(bugs.variants(KATA, "numpy"), 5, 40, 7)}
+    pairs = dict(itertools.islice(drawn(KATA, "numpy"), 8))
+    jobs = [Job(" + ".join(names), renamed(source, 1), 1, hint=True) for names, source in (single | pairs).items()]
+    found = {
+        job.name: outcome(checks[-1], {says[name] for name in job.name.split(" + ")})[0]
+        for job, checks in grade_each(KATA, "numpy", jobs)
+    }
+    assert {found[" + ".join(names)] for names in single} == {"named"}, found
+    assert {found[" + ".join(names)] for names in pairs} <= {"named", "silent"}, found
+
+
+@pytest.mark.parametrize(
+    ("check", "found"),
+    [
+        (Check("x", 1, "failed", "wrong\nlikely    A.\nlikely    B."), "named"),
+        (Check("x", 1, "failed", "wrong\nlikely    C."), "misnamed"),
+        (Check("x", 1, "failed", "unlikely    A."), "silent"),
+        (Check("x", 1, "passed", ""), "not caught"),
+        (Check("x", 1, "error", "likely    A."), "not caught"),
+    ],
+)
+def test_what_a_hint_is_worth(check, found):
+    assert outcome(check, {"A."})[0] == found
