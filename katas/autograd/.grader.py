@@ -827,6 +827,7 @@ def test_tensor_functions(attempt, rng):
     check_tensors(attempt, only(method("log"), "x"), {"x": 1e-12 * np.abs(signed)})
     for n in (0, 1, 2, 3):
         check_tensors(attempt, only(power(n), "x"), {"x": np.array([0.0, 1.5])})
+    check_tensors(attempt, then(only(power(0), "x"), infix("*"), 0), {"x": signed})
 
 
 def broadcastable(sizes):
@@ -905,6 +906,7 @@ def test_transpose(attempt, rng):
     for axes in ((), (0, 2, 1), (1, 2, 0), (2, 0, 1)):
         check_tensors(attempt, only(transposed(*axes), "x"), {"x": away(rng, 2, 3, 4)})
     check_tensors(attempt, only(transposed(), "x"), {"x": away(rng, 2, 3)})
+    check_tensors(attempt, only(transposed(0), "x"), {"x": away(rng, 3)})
     for axes in ((0, -1, 1), (-1, 0, 1)):
         check_tensors(attempt, only(transposed(*axes), "x"), {"x": away(rng, 2, 3, 4)}, may_refuse=True)
 
