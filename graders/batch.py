@@ -89,7 +89,11 @@ def _each(
 ) -> None:
     from graders.plugin import mark
 
-    by_id = {item.nodeid: (item.name.removeprefix("test_"), mark(item)[0], mark(item)[2]) for item in items}
+    backend = backends.load(request.framework)
+    by_id = {}
+    for item in items:
+        level, _, seconds = mark(item)
+        by_id[item.nodeid] = item.name.removeprefix("test_"), level, seconds * backend.patience
 
     def tell(message: Any) -> None:
         if message[0] == "start":
@@ -100,7 +104,6 @@ def _each(
                     send(("check", Check(**data["kata"])))
 
     path = Path("<attempt>")
-    backend = backends.load(request.framework)
     afforded = backend.examples
     with backend.many():
         for job in jobs:

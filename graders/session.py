@@ -63,7 +63,8 @@ def grade_kata(session: pytest.Session, request: Request, items: list[pytest.Ite
     """Runs one kata's checks in a sandbox and reports each; a death is a failure of the check it happened in."""
     config = session.config
     home_device(request)
-    seconds = {item.nodeid: mark(item)[2] for item in items}
+    patience = backends.load(request.framework).patience
+    seconds = {item.nodeid: mark(item)[2] * patience for item in items}
     by_id = {item.nodeid: item for item in items}
     found: dict[str, Check] = {}
     limits = Limits.from_environment(total=getattr(config.option, "kata_timeout", TOTAL))
@@ -83,7 +84,7 @@ def grade_kata(session: pytest.Session, request: Request, items: list[pytest.Ite
         for kind, *rest in messages:
             if kind == "places":
                 places = rest[0]
-                box.limits.seconds = limits.override or SECONDS
+                box.limits.seconds = limits.override or SECONDS * patience
             elif kind == "start":
                 running, starts[rest[0]] = rest
                 box.limits.seconds = limits.override or seconds[running]

@@ -63,31 +63,35 @@ def complaints(
     only: list[str] | None = None,
     *,
     solution: bool = True,
-    quick: float = math.inf,
+    brief: float = math.inf,
 ) -> Iterator[tuple[Job, str]]:
     """(job, what is wrong with how it was graded or "") for the solution and for each mistake on each seed.
 
-    quick: what took more seconds than that on the first seed, in all or in the check that caught it, is left at that.
+    brief: of the mistakes that one check is there for, the first alone is graded so, the others by that check on one
+    seed; and what takes more seconds than that, in all or in the check that caught it, stays at the first seed, and at
+    the first mistake.
     """
     right = kata.solution(framework).read_text(encoding="utf-8")
     variants = [(bug, source) for bug, source in mistakes(kata, framework) if not only or bug.name in only]
     known = {bug.name: bug for bug, _ in variants}
     says = {bug.name: bug.says for bug in bugs.bank(kata)}
+    leading = {bug.check: bug.name for bug, _ in reversed(variants)}
     first = [Job("solution", right, seeds[0])] if solution else []
-    first += [Job(bug.name, source, seeds[0], hint=True) for bug, source in variants]
+    others = []
+    for bug, source in variants:
+        if brief == math.inf or leading[bug.check] == bug.name:
+            first.append(Job(bug.name, source, seeds[0], hint=True))
+        else:
+            others.append(Job(bug.name, source, seeds[0], check=bug.check))
     slow = set()
     for job, checks in grade_each(kata, framework, first):
         took = [check.seconds for check in checks] or [0.0]
-        if (sum(took) if job.name not in known else took[-1]) > quick:
-            slow.add(job.name)
+        if (sum(took) if job.name not in known else took[-1]) > brief:
+            slow.add(known[job.name].check if job.name in known else None)
         yield job, _complaint(known.get(job.name), job, checks, says)
-    again = [job for job in first if job.name not in slow]
-    others = [
-        Job(job.name, job.source, seed, check=known[job.name].check if job.name in known else None)
-        for seed in seeds[1:]
-        for job in again
-    ]
-    for job, checks in grade_each(kata, framework, others):
+    checked = {job.name: known[job.name].check if job.name in known else None for job in [*first, *others]}
+    others += [Job(job.name, job.source, seed, check=checked[job.name]) for seed in seeds[1:] for job in first]
+    for job, checks in grade_each(kata, framework, [job for job in others if checked[job.name] not in slow]):
         yield job, _complaint(known.get(job.name), job, checks, says)
 
 

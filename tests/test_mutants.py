@@ -13,7 +13,7 @@ from graders.kept import Kept
 from graders.mutants import equivalents, mutants
 from tests.common import OFFERED, name
 
-FEW = 4
+FEW = 2
 SOURCE = dedent(
     '''
     """A file."""

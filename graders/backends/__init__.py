@@ -40,6 +40,7 @@ class Backend:
     value_dtypes: tuple[str, ...] = ("float64", "float32")  # what every values check covers
     direct: str = "cpu"  # the place where a call is made as the person would make it
     examples: int = 20  # drawn for a property
+    patience: float = 1.0  # times a check's limit that it may take
 
     def places(self) -> tuple[str, ...]:
         """Where a call can run beside the CPU, real or simulated."""

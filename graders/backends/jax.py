@@ -35,6 +35,7 @@ class JaxBackend(Backend):
     value_dtypes = ("float32",)  # each further one is a further program to compile
     direct = EAGER
     examples = 8
+    patience = 4.0  # every program is compiled first
 
     def __init__(self) -> None:
         self.whole = True  # whether a call is compiled as a whole

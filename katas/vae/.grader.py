@@ -259,6 +259,15 @@ def test_kl_values(attempt, rng):
 
 
 @level(1)
+def test_latent_gradients(attempt, rng):
+    """mu and logvar get their gradients, through the draw and through the KL"""
+    check_numerical_gradients(attempt, draw(*latents(rng, TINY), TINY.normal(rng, "B Z")), rng)
+    check_gradients(attempt, draw(*latents(rng), AXES.normal(rng, "B Z")), rng)
+    check_numerical_gradients(attempt, divergence(*latents(rng, TINY)), rng)
+    check_gradients(attempt, divergence(*latents(rng)), rng)
+
+
+@level(1)
 def test_latent_extremes(attempt, rng):
     """right for log variances from -30 to 20, and means far out, forward and backward"""
     mu, logvar = latents(rng, scale=20.0)
@@ -269,15 +278,6 @@ def test_latent_extremes(attempt, rng):
             check_values(attempt, case)
             with along_with(attempt, case):
                 check_gradients(attempt, case, rng, dtypes=("float32",))
-
-
-@level(1)
-def test_latent_gradients(attempt, rng):
-    """mu and logvar get their gradients, through the draw and through the KL"""
-    check_numerical_gradients(attempt, draw(*latents(rng, TINY), TINY.normal(rng, "B Z")), rng)
-    check_gradients(attempt, draw(*latents(rng), AXES.normal(rng, "B Z")), rng)
-    check_numerical_gradients(attempt, divergence(*latents(rng, TINY)), rng)
-    check_gradients(attempt, divergence(*latents(rng)), rng)
 
 
 @level(1)
