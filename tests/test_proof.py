@@ -11,7 +11,7 @@ from scripts import derive, prove
 from tests.common import OFFERED, name, written
 
 SEEDS = range(1, 4)
-QUICK = 0.5  # seconds
+QUICK = 0.3  # seconds
 SIZE = 8  # checks in a part, so that the parts run side by side
 
 
