@@ -27,6 +27,12 @@ class Check:
     seconds: float = 0.0
     sentence: str = ""
 
+    @property
+    def likely(self) -> tuple[str, ...]:
+        """The mistakes that the card calls likely."""
+        rows = [row.partition(" ") for row in self.message.splitlines()]
+        return tuple(said.strip() for label, _, said in rows if label == "likely")
+
 
 @dataclass(frozen=True)
 class Verdict:

@@ -29,7 +29,6 @@ from graders.report import Check
 KEPT = ROOT / ".katas" / "hints.jsonl"
 SEED = 1
 OUTCOMES = ("named", "silent", "misnamed", "not caught")
-LIKELY = "likely    "
 
 
 def main() -> None:
@@ -99,7 +98,7 @@ def both(first: Bug, second: Bug, source: str, framework: str, kata: Kata) -> st
 
 def outcome(last: Check, says: set[str]) -> tuple[str, str]:
     """What the hint was worth, and what was told."""
-    likely = {line.removeprefix(LIKELY) for line in last.message.splitlines() if line.startswith(LIKELY)}
+    likely = set(last.likely)
     if last.outcome != "failed":
         return "not caught", last.message
     if not likely:

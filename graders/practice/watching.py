@@ -13,7 +13,6 @@ from graders.report import Check, Verdict
 
 LOOK = 500  # ms after which the file is looked at even if nothing was heard of it
 QUIET = 10  # ms without a further change after which a save is complete
-LIKELY = "likely    "
 
 
 @dataclass(frozen=True)
@@ -236,8 +235,7 @@ class Watching:
                 timeout=self.timeout,
                 hint=True,
             )
-            rows = [row for check in verdict.checks for row in check.message.splitlines()]
-            likely = tuple(row.removeprefix(LIKELY).strip() for row in rows if row.startswith(LIKELY))
+            likely = tuple(said for check in verdict.checks for said in check.likely)
         if self._unchanged(content):
             self.hinting = False
             self.tell(Hinted(failing, likely))
