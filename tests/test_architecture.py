@@ -1,6 +1,7 @@
 """What may import what, and what may stand where."""
 
 import ast
+import os
 import subprocess
 import sys
 
@@ -69,3 +70,13 @@ sys.exit(f"imported: {{loaded}}" if loaded else 0)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_persons_own_flags_of_xla_come_last():
+    code = "import graders.backends.jax, os, jax; print(jax.jit(lambda x: x + 1)(1), os.environ['XLA_FLAGS'])"
+    own = "--xla_cpu_use_fusion_emitters=true"
+    environment = {**os.environ, "XLA_FLAGS": own, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[0] == "2"
+    assert done.stdout.split()[-1] == own
