@@ -329,9 +329,11 @@ class Program:
     def type(self, text):
         os.write(self.reads if not self.process.stdin else self.process.stdin.fileno(), text.encode())
 
-    def rest(self):
+    def rest(self, seconds=120):
         """Its exit code, and the rest of what it showed."""
+        deadline = time.monotonic() + seconds
         while True:
+            assert time.monotonic() < deadline, f"it does not end: {self.shown}"
             try:
                 part = os.read(self.reads, 65536) if select.select([self.reads], [], [], 0.2)[0] else b""
             except OSError:
@@ -344,7 +346,8 @@ class Program:
 
 @pytest.fixture
 def started():
-    """Starts programs, and leaves none behind."""
+    """Starts programs, and leaves none behind. They heed Ctrl-C also where the tests run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     programs = []
 
     def start(*arguments, **options):
@@ -356,6 +359,7 @@ def started():
         program.process.kill()
         program.process.wait()
         program.close()
+    signal.signal(signal.SIGINT, before)
 
 
 def test_a_drill_from_start_to_end_though_it_is_killed(history, started):
