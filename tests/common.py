@@ -1,10 +1,15 @@
 """What the suite's own tests share."""
 
+import signal
 from pathlib import Path
 
 from graders import katas
 
 OFFERED = [(kata, framework) for kata in katas() for framework in kata.frameworks]
+
+# A shell that starts the suite in the background has it and all that it starts ignore Ctrl-C, which some tests press.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def name(value):

@@ -346,8 +346,7 @@ class Program:
 
 @pytest.fixture
 def started():
-    """Starts programs, and leaves none behind. They heed Ctrl-C also where the tests run in the background."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Starts programs, and leaves none behind."""
     programs = []
 
     def start(*arguments, **options):
@@ -359,7 +358,6 @@ def started():
         program.process.kill()
         program.process.wait()
         program.close()
-    signal.signal(signal.SIGINT, before)
 
 
 def test_a_drill_from_start_to_end_though_it_is_killed(history, started):
