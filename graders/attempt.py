@@ -19,7 +19,7 @@ from graders import notebook
 from graders.backends import Backend
 from graders.catalogue import FRAMEWORKS
 from graders.cost import Cost
-from graders.errors import Mismatch
+from graders.errors import Mismatch, NotStarted
 from graders.guards import Guards
 from graders.native import Native, nearest
 from graders.scratch import Watch
@@ -109,6 +109,23 @@ class Attempt:
             out = guards.run(lambda: self.backend.run(function, native, extra, self.place))
             return guards.results(out, arrays)
 
+    def outline(self, name: str, args: Sequence[Any], options: Mapping[str, Any], arrays: int = 1) -> list[Any]:
+        """Shape and dtype of each result, if the framework can tell without computing it; nothing if it cannot.
+
+        Nor if the call would fail: making it says how.
+        """
+        function = self.find(name)
+        self._check_signature(name, function, args, options)
+        given = {**_named(function, args), **options}
+        with self.backend.scope(_arrays(given.values()), self.place), Guards(self, name, given) as guards:
+            native, extra = guards.convert(args, options)
+            try:
+                out = guards.run(lambda: self.backend.outline(function, native, extra))
+            except (Mismatch, NotStarted):
+                return []
+        found = list(out) if arrays > 1 and isinstance(out, tuple | list) else [out]
+        return found if len(found) == arrays and all(hasattr(x, "shape") and hasattr(x, "dtype") for x in found) else []
+
     def sweep(self, name: str, calls: Sequence[Sequence[np.ndarray]], **options: Any) -> list[np.ndarray]:
         """Many calls alike, as finite differences need them: guarded once, around them all."""
         function = self.find(name)
@@ -143,9 +160,7 @@ class Attempt:
         with self.backend.scope(_arrays(given.values()), self.place), Guards(self, name, given) as guards:
             native, extra = guards.convert(args, options)
             seed = self.to(upstream)
-            out, grads = guards.run(
-                lambda: self.backend.vjp(lambda *leaves: function(*leaves, **extra), native, wrt, seed)
-            )
+            out, grads = guards.run(lambda: self.backend.vjp(function, native, wrt, seed, extra))
             guards.result(out, name)
             names = list(given)
             for position, grad in zip(wrt, grads, strict=True):
@@ -196,7 +211,7 @@ class Attempt:
     def to(self, value: Any) -> Any:
         return self.backend.to(value, self.place) if isinstance(value, np.ndarray) else value
 
-    def _check_signature(self, name: str, function: Any, args: Sequence[Any], options: dict[str, Any]) -> None:
+    def _check_signature(self, name: str, function: Any, args: Sequence[Any], options: Mapping[str, Any]) -> None:
         try:
             inspect.signature(function).bind(*args, **options)
         except TypeError as error:

@@ -3,6 +3,7 @@
 Unlike `grade()` it does not protect one attempt from the next, and it stops at an attempt's first failure.
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from graders.sandbox import Limits, Sandbox
 from graders.session import RUN, run_checks
 
 START_UP = 120.0
-AT_ONCE = 50  # jobs of one process: what JAX compiled for them is kept until it ends
+AT_ONCE, WHOLE_AT_ONCE = 50, 10  # jobs of one process: what JAX compiled for them is kept until it ends
 
 
 @dataclass(frozen=True)
@@ -38,16 +39,17 @@ class Job:
 
 
 def grade_each(
-    kata: Kata, framework: str, jobs: Sequence[Job], *, at_most: float = math.inf
+    kata: Kata, framework: str, jobs: Sequence[Job], *, at_most: float = math.inf, whole: bool = False
 ) -> Generator[tuple[Job, tuple[Check, ...]], None, None]:
     """The checks of each job as far as they ran: all passed, or the last one is the first failure.
 
-    at_most: seconds that a check may take, if that is less than its own limit.
+    at_most: seconds that a check may take, if that is less than its own limit. whole: where calls can be compiled,
+    they are, as in a run of pytest; without, jobs share what each operation was compiled to.
     """
     left = list(jobs)
     while left:
-        now = left[:AT_ONCE]
-        box = Sandbox(_serve, (kata, framework, now), limits=Limits(seconds=START_UP, total=1e9), method="spawn")
+        now = left[: WHOLE_AT_ONCE if whole else AT_ONCE]
+        box = Sandbox(_serve, (kata, framework, now, whole), limits=Limits(seconds=START_UP, total=1e9), method="spawn")
         checks: list[Check] = []
         name, level = "grading", 1
         try:
@@ -69,11 +71,11 @@ def grade_each(
             box.close()
 
 
-def _serve(send: Callable[[Any], None], kata: Kata, framework: str, jobs: Sequence[Job]) -> None:
+def _serve(send: Callable[[Any], None], kata: Kata, framework: str, jobs: Sequence[Job], whole: bool) -> None:
     class Batch:
         @pytest.hookimpl(tryfirst=True)
         def pytest_configure(self, config: pytest.Config) -> None:
-            config.stash[RUN] = lambda session, request, items: _each(send, jobs, session, request, items)
+            config.stash[RUN] = lambda session, request, items: _each(send, jobs, whole, session, request, items)
 
     without = [word for name in ("warnings", "faulthandler", "logging") for word in ("-p", f"no:{name}")]
     options = ["-c", str(ROOT / "pyproject.toml"), f"--rootdir={ROOT}", "-W", "ignore", *without]
@@ -83,6 +85,7 @@ def _serve(send: Callable[[Any], None], kata: Kata, framework: str, jobs: Sequen
 def _each(
     send: Callable[[Any], None],
     jobs: Sequence[Job],
+    whole: bool,
     session: pytest.Session,
     request: Request,
     items: list[pytest.Item],
@@ -105,7 +108,7 @@ def _each(
 
     path = Path("<attempt>")
     afforded = backend.examples
-    with backend.many():
+    with contextlib.nullcontext() if whole else backend.many():
         for job in jobs:
             backend.examples = job.examples or afforded
             session.config.option.seed = job.seed

@@ -66,7 +66,7 @@ def sweep(kata: Kata, framework: str, path: Path, seeds: int, level: int | None,
     title = f"{kata.name}, {framework}" + (f", {path.stem}" if path != kata.solution(framework) else "")
     with Progress(transient=True, disable=not sys.stdout.isatty()) as progress:
         task = progress.add_task(title, total=seeds, completed=seeds - len(jobs))
-        for done, checks in grade_each(kata, framework, jobs):
+        for done, checks in grade_each(kata, framework, jobs, whole=True):
             last = checks[-1]
             kept.add(done.seed, "" if last.outcome == "passed" else f"{last.name}: {last.message}")
             if found[done.seed]:

@@ -75,6 +75,28 @@ def test_what_is_right_passes_every_check(framework):
         check_parity(right, CASE, right.backend.places())
 
 
+def test_in_jax_shape_and_dtype_are_told_without_computing(monkeypatch):
+    right = given(RIGHT, "jax")
+    monkeypatch.setattr(right.backend, "run", None)
+    check_shape(right, CASE, DIMS, "B T D")
+    check_dtype(right, CASE)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("return __import__('numpy').ones((2, 3, 5))", "returns a numpy.ndarray, expected a jax.Array"),
+        ("return None", "returns None"),
+        ("return 1 / 0", "ZeroDivisionError"),
+        ("raise SystemExit(3)", "sys.exit(3)"),
+        ("raise NotImplementedError", "NotImplementedError"),
+        ("return tanh(x) if x.sum() > 1e9 else tanh(x)", "has shape (2, 3, 4), expected"),
+    ],
+)
+def test_what_jax_cannot_tell_without_computing_is_called(body, said):
+    assert said in complaint(check_shape, given(f"def project(x, w): {body}\n", "jax"), CASE, DIMS, "B T D")
+
+
 def test_shape_names_the_swapped_axes():
     said = complaint(
         check_shape, given(RIGHT.replace("tanh(x @ w)", "tanh(x @ w).transpose(1, 2)")), CASE, DIMS, "B T D"

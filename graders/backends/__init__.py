@@ -91,6 +91,10 @@ class Backend:
     def run(self, function: Callable[..., Any], args: Sequence[Any], options: Mapping[str, Any], place: str) -> Any:  # noqa: ARG002
         return function(*args, **options)
 
+    def outline(self, function: Callable[..., Any], args: Sequence[Any], options: Mapping[str, Any]) -> Any:  # noqa: ARG002
+        """The result with the shape and dtype of each array in its place; None where only a call can tell."""
+        return None
+
     def sweep(
         self, function: Callable[..., Any], calls: Sequence[Sequence[Any]], options: Mapping[str, Any], place: str
     ) -> Any:
@@ -111,7 +115,12 @@ class Backend:
         function(*args, **options)
 
     def vjp(
-        self, function: Callable[..., Any], args: Sequence[Any], wrt: Sequence[int], upstream: Any
+        self,
+        function: Callable[..., Any],
+        args: Sequence[Any],
+        wrt: Sequence[int],
+        upstream: Any,
+        options: Mapping[str, Any],
     ) -> tuple[Any, list[Any]]:
         """The function's result and, for each argument in wrt, upstream^T times the Jacobian; None where it is cut."""
         raise NotImplementedError(f"{self.name} has no automatic differentiation")

@@ -107,7 +107,14 @@ class JaxBackend(Backend):
         """Compiled as a whole, ten times as fast as operation by operation; eagerly where it does not trace."""
         if place == EAGER or (place == "cpu" and not self.whole):
             return function(*args, **options)
-        compiled, arrays = self._compiled(function, args, options, place)
+        call, arrays, fixed = _of_arrays(function, args, options)
+
+        def twice(arrays: dict[str, Any]) -> Any:
+            stacked = jax.tree.map(lambda x: jnp.stack([x, x]), arrays)
+            return jax.tree.map(lambda x: x[1], jax.vmap(call)(stacked))
+
+        mapped = place == "vmap"
+        compiled = self._program((function, repr(fixed), tuple(arrays), mapped), twice if mapped else call)
         try:
             return compiled(arrays)
         except CONCRETE:
@@ -122,11 +129,25 @@ class JaxBackend(Backend):
         if not self.whole or place != "cpu":
             return super().sweep(function, calls, options, place)
         stacked = [jax.device_put(np.stack(column), _device(place)) for column in zip(*calls, strict=True)]
+        call, arrays, _ = _of_arrays(function, stacked, options)
+        axes = {name: 0 if name.isdigit() else None for name in arrays}
         try:
-            together = self._jit(jax.vmap(lambda *args: function(*args, **options)))(*stacked)
+            together = self._jit(jax.vmap(call, in_axes=(axes,)))(arrays)
         except Exception:
             together = None
         return together if self.is_array(together) else super().sweep(function, calls, options, place)
+
+    def outline(self, function: Callable[..., Any], args: Sequence[Any], options: Mapping[str, Any]) -> Any:
+        call, arrays, _ = _of_arrays(function, args, options)
+
+        def new(arrays: dict[str, Any]) -> Any:
+            out = call(arrays)
+            given = list(arrays.values())
+            if not all(isinstance(x, jax.Array) and all(x is not y for y in given) for x in jax.tree.leaves(out)):
+                raise TypeError("under jit it would become a new array, made by a call it is none")
+            return out
+
+        return jax.eval_shape(new, arrays)
 
     def trace(self, function: Callable[..., Any], args: Sequence[Any], options: Mapping[str, Any]) -> None:
         call, arrays, _ = _of_arrays(function, args, options)
@@ -136,35 +157,33 @@ class JaxBackend(Backend):
             function(*args, **options)
 
     def vjp(
-        self, function: Callable[..., Any], args: Sequence[Any], wrt: Sequence[int], upstream: Any
+        self,
+        function: Callable[..., Any],
+        args: Sequence[Any],
+        wrt: Sequence[int],
+        upstream: Any,
+        options: Mapping[str, Any],
     ) -> tuple[Any, list[Any]]:
-        call, arrays, _ = _of_arrays(function, args, {})
+        call, arrays, fixed = _of_arrays(function, args, options)
+        leaves = [str(i) for i in wrt]
 
         def both(arrays: dict[str, Any], upstream: Any) -> tuple[Any, Any]:
-            out, pullback = jax.vjp(lambda chosen: call({**arrays, **chosen}), {str(i): arrays[str(i)] for i in wrt})
+            out, pullback = jax.vjp(lambda chosen: call({**arrays, **chosen}), {key: arrays[key] for key in leaves})
             same_shape(out, upstream)
             return out, pullback(upstream)[0]
 
+        compiled = self._program((function, repr(fixed), tuple(arrays), *leaves), both) if self.whole else both
         try:
-            out, grads = (self._jit(both) if self.whole else both)(arrays, upstream)
+            out, grads = compiled(arrays, upstream)
         except CONCRETE:
             out, grads = both(arrays, upstream)
-        return out, [grads[str(i)] for i in wrt]
+        return out, [grads[key] for key in leaves]
 
-    def _compiled(
-        self, function: Callable[..., Any], args: Sequence[Any], options: Mapping[str, Any], place: str
-    ) -> tuple[Callable[..., Any], dict[str, Any]]:
-        """The call under `jit`, the same object for the same call, and the arrays it is to be given."""
-        call, arrays, fixed = _of_arrays(function, args, options)
-        key = (function, repr(fixed), tuple(arrays), place)
+    def _program(self, key: Any, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function under `jit`, the same object for the same key."""
         if key not in self.programs:
-
-            def twice(arrays: dict[str, Any]) -> Any:
-                stacked = jax.tree.map(lambda x: jnp.stack([x, x]), arrays)
-                return jax.tree.map(lambda x: x[1], jax.vmap(call)(stacked))
-
-            self.programs[key] = self._jit(twice if place == "vmap" else call)
-        return self.programs[key], arrays
+            self.programs[key] = self._jit(function)
+        return self.programs[key]
 
     def cost(self, function: Callable[[Sequence[Any]], Any], arrays: Sequence[Any]) -> cost.Cost:
         return cost.measure_jax(lambda *xs: function(xs), *arrays)

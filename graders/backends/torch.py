@@ -1,7 +1,7 @@
 """PyTorch: eager tensors on the CPU, on CUDA, or on the stand-in accelerator."""
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -77,10 +77,15 @@ class TorchBackend(Backend):
         return same and a.numel() > 0
 
     def vjp(
-        self, function: Callable[..., Any], args: Sequence[Any], wrt: Sequence[int], upstream: Any
+        self,
+        function: Callable[..., Any],
+        args: Sequence[Any],
+        wrt: Sequence[int],
+        upstream: Any,
+        options: Mapping[str, Any],
     ) -> tuple[Any, list[Any]]:
         leaves = [arg.detach().requires_grad_() if i in wrt else arg for i, arg in enumerate(args)]
-        out = function(*leaves)
+        out = function(*leaves, **options)
         if not self.is_array(out):
             return out, [None for _ in wrt]
         same_shape(out, upstream)

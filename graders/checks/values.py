@@ -115,6 +115,8 @@ def refuse(problem: Mismatch, attempt: Attempt, case: Any, observe: Callable[[At
 
 def check_shape(attempt: Attempt, case: Case, dims: Dims, *axes: str) -> None:
     """Each result has its named axes, in order."""
+    if [x.shape for x in _outline(attempt, case)] == [dims[each] for each in axes]:
+        return
     attempt = attempt.directly
     found = run(attempt, case)
     for (name, got), expected in zip(found.items(), axes, strict=True):
@@ -127,11 +129,17 @@ def check_dtype(attempt: Attempt, case: Case, dtypes: Sequence[str] | None = Non
     """Each result has the dtype of the inputs."""
     for dtype in dtypes or attempt.backend.dtypes:
         typed = case.cast(dtype)
+        if [x.dtype for x in _outline(attempt, typed)] == [typed.dtype for _ in typed.results]:
+            continue
         found = run(attempt, typed)
         for name, got in found.items():
             if got.dtype != typed.dtype:
                 problem = Mismatch(f"{case.name}: {dtype} in, {name} is {got.dtype}; expected {dtype}", observed=found)
                 raise refuse(problem, attempt, typed, again(typed))
+
+
+def _outline(attempt: Attempt, case: Case) -> list[Any]:
+    return attempt.outline(case.name, case.args, case.options, len(case.results))
 
 
 def check_values(attempt: Attempt, case: Any, *, dtypes: Sequence[str] | None = None) -> None:

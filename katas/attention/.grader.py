@@ -404,7 +404,7 @@ def test_blockwise_causal(attempt, rng):
         q, k, v = inputs(rng)
         check_values(attempt, blockwise(q, k, v, block_size=block_size, causal=True))
         check_values(attempt, blockwise(q[:, :, 1:], k, v, block_size=block_size, causal=True))
-        check_values(attempt, blockwise(q[:, :, 1:], k[:, :, :4], v[:, :, :4], block_size=block_size, causal=True))
+    check_values(attempt, blockwise(q[:, :, 1:], k[:, :, :4], v[:, :, :4], block_size=2, causal=True))
 
 
 @level(4)
