@@ -3,7 +3,7 @@
 import math
 import time
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,17 +102,19 @@ def _applied(bugs: Sequence[Bug], kata: Kata, framework: str, where: Path) -> It
             yield bug, bug.apply(source, framework, where)
 
 
-def likely(problem: Mismatch, item: "pytest.Item", request: "Request") -> list[str]:
+def likely(
+    problem: Mismatch, item: "pytest.Item", request: "Request", passed: Collection[str] = frozenset()
+) -> list[str]:
     """What the bugs say that give the same observation as the person's code; nothing unless that is clear.
 
     Bugs that name the failing check come first, then the others while there is time; if several remain with different
-    sentences, silence.
+    sentences, silence. passed: the checks that the code has passed; what they are there for it does not have.
     """
     if problem.observe is None:
         return []
     backend = backends.load(request.framework)
     failing = item.name.removeprefix("test_")
-    known = list(variants(request.kata, request.framework))
+    known = [(bug, source) for bug, source in variants(request.kata, request.framework) if bug.check not in passed]
     own = [(bug, source) for bug, source in known if bug.check == failing]
     for group in (own, [(bug, source) for bug, source in known if bug.check != failing]):
         says = []

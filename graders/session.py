@@ -249,6 +249,7 @@ class Outcomes:
 
     def __init__(self, request: Request) -> None:
         self.request = request
+        self.passed: set[str] = set()
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
@@ -260,6 +261,8 @@ class Outcomes:
             report.kata = vars(_check(item, outcome, message, seconds))
             if error is not None:
                 report.longrepr = message
+            elif call.when == "call":
+                self.passed.add(report.kata["name"])
         return report
 
     def read(self, error: BaseException | None, item: pytest.Item) -> tuple[str, str]:
@@ -270,7 +273,8 @@ class Outcomes:
         if isinstance(error, Mismatch):
             text = error.text()
             if self.request.hint:
-                text += "".join(f"\nlikely    {said}" for said in bugs.likely(error, item, self.request))
+                likely = bugs.likely(error, item, self.request, self.passed)
+                text += "".join(f"\nlikely    {said}" for said in likely)
             return "failed", text
         return "error", _fault(error)
 

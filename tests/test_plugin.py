@@ -6,6 +6,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from graders import bugs, find, grade
@@ -61,6 +62,19 @@ def test_a_hint_tries_the_mistakes_of_other_checks_while_there_is_time_only(monk
     tried.clear()
     assert bugs.likely(problem, item, request) == []
     assert len(tried) == len(own)
+
+
+def test_a_hint_names_no_mistake_whose_check_was_passed():
+    """What a later check sees may look like a mistake that an earlier one has shown not to be there."""
+    said = next(bug.says for bug in bugs.bank(ATTENTION) if bug.name == "no-scale")
+    item = SimpleNamespace(name="test_attention_edges")
+    request = SimpleNamespace(kata=ATTENTION, framework="numpy", device="cpu")
+    q, k, v = np.random.default_rng(0).normal(size=(3, 1, 1, 2, 4))
+    weights = np.exp(q @ k.swapaxes(-1, -2))
+    unscaled = weights / weights.sum(-1, keepdims=True) @ v
+    problem = Mismatch("off", observe=lambda variant: variant.attention(q, k, v), observed=unscaled)
+    assert bugs.likely(problem, item, request) == [said]
+    assert bugs.likely(problem, item, request, {"attention_values"}) == []
 
 
 def test_a_failure_card(tmp_path):
