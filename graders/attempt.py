@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import inspect
+import io
 import linecache
 import sys
 import traceback
@@ -120,7 +121,8 @@ class Attempt:
         with self.backend.scope(_arrays(given.values()), self.place), Guards(self, name, given) as guards:
             native, extra = guards.convert(args, options)
             try:
-                out = guards.run(lambda: self.backend.outline(function, native, extra))
+                with contextlib.redirect_stdout(io.StringIO()):  # the call that follows would print it again
+                    out = guards.run(lambda: self.backend.outline(function, native, extra))
             except (Mismatch, NotStarted):
                 return []
         found = list(out) if arrays > 1 and isinstance(out, tuple | list) else [out]

@@ -97,6 +97,11 @@ def test_what_jax_cannot_tell_without_computing_is_called(body, said):
     assert said in complaint(check_shape, given(f"def project(x, w): {body}\n", "jax"), CASE, DIMS, "B T D")
 
 
+def test_what_is_printed_comes_once(capsys):
+    complaint(check_shape, given("def project(x, w):\n    print('here')\n    return x\n", "jax"), CASE, DIMS, "B T D")
+    assert capsys.readouterr().out == "here\n"
+
+
 def test_shape_names_the_swapped_axes():
     said = complaint(
         check_shape, given(RIGHT.replace("tanh(x @ w)", "tanh(x @ w).transpose(1, 2)")), CASE, DIMS, "B T D"
