@@ -56,7 +56,9 @@ def measure(kata: Kata, framework: str, level: int | None, pairs: int) -> str:
     says = {bug.name: bug.says for bug in bugs.bank(kata)}
     sources: dict[tuple[str, ...], str] = {(bug.name,): source for bug, source in bugs.variants(kata, framework)}
     sources.update(itertools.islice(drawn(kata, framework), pairs))
-    kept = Kept(KEPT, [kata.name, framework, level, fingerprint(kata, path, kata.bugs, Path(bugs.__file__))])
+    kept = Kept(
+        KEPT, [kata.name, framework, level, fingerprint(kata, path, kata.bugs, Path(bugs.__file__), Path(__file__))]
+    )
     jobs = {
         " + ".join(names): Job(" + ".join(names), renamed(source, i), SEED, level=level, hint=True)
         for i, (names, source) in enumerate(sources.items())
@@ -97,13 +99,13 @@ def both(first: Bug, second: Bug, source: str, framework: str, kata: Kata) -> st
 
 
 def outcome(last: Check, says: set[str]) -> tuple[str, str]:
-    """What the hint was worth, and what was told."""
+    """What the hint was worth, and what was told; where the check's own words name the mistake, nothing is missing."""
     likely = set(last.likely)
     if last.outcome != "failed":
         return "not caught", last.message
-    if not likely:
-        return "silent", last.name
-    return ("named" if likely & says else "misnamed"), f"{last.name}: {' / '.join(sorted(likely))}"
+    if any(said in last.message for said in says):
+        return "named", last.name
+    return ("misnamed" if likely else "silent"), f"{last.name}: {' / '.join(sorted(likely))}"
 
 
 if __name__ == "__main__":

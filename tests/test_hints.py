@@ -59,7 +59,8 @@ def test_a_hint_names_one_of_two_mistakes_or_nothing():
     [
         (Check("x", 1, "failed", "wrong\nlikely    A.\nlikely    B."), "named"),
         (Check("x", 1, "failed", "wrong\nlikely    C."), "misnamed"),
-        (Check("x", 1, "failed", "unlikely    A."), "silent"),
+        (Check("x", 1, "failed", "so learns  A."), "named"),
+        (Check("x", 1, "failed", "unlikely    C."), "silent"),
         (Check("x", 1, "passed", ""), "not caught"),
         (Check("x", 1, "error", "likely    A."), "not caught"),
     ],
