@@ -125,11 +125,10 @@ def _lock(console: "Console", kata: "Kata", framework: str, *, give_up: bool, ye
 
 
 def _sure(console: "Console", kata: "Kata") -> bool:
+    from graders.practice.keys import agreed
+
     console.print(f"This shows the reference solution of {kata.title}, and records that you asked for it.")
-    console.print("Show it? \\[y/N] ", end="")
-    with contextlib.suppress(EOFError):
-        return input().strip().lower() in ("y", "yes")
-    return False
+    return agreed("Show it?")
 
 
 @contextlib.contextmanager

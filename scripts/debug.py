@@ -17,6 +17,7 @@ import typer
 from graders.catalogue import FRAMEWORKS, Kata, find
 from graders.errors import KataError
 from graders.history import History
+from graders.practice.keys import Answers, agreed
 from graders.practice.rounds import clock
 
 CODES = {"bold": "1", "light": "2", "red": "31", "green": "32", "yellow": "33", "purple": "35"}
@@ -98,7 +99,7 @@ def practise(drilling: Any) -> str:
     watching = Watching(drilling.kata, drilling.path, drilling.round.framework, events.put).start()
     outcome = ""
     try:
-        with keys() as pressed:
+        with keys() as pressed, Answers() as answers:
             drilling.run(time.monotonic())
             kept = time.monotonic()
             while not outcome:
@@ -107,7 +108,7 @@ def practise(drilling: Any) -> str:
                     drilling.keep(now)
                     kept = now
                 key = pressed()
-                outcome = {"q": "stopped", "l": "left"}.get(key, "")
+                outcome = "stopped" if answers.pressed.is_set() else {"q": "stopped", "l": "left"}.get(key, "")
                 status(f"{clock(drilling.elapsed(now))}  {len(drilling.fixed)} of {count} fixed")
                 with contextlib.suppress(queue.Empty):
                     event = events.get(timeout=TICK)
@@ -122,8 +123,6 @@ def practise(drilling: Any) -> str:
                         said = event.text if isinstance(event, Trouble) else "is not there; graded when it is back"
                         show(f"{drilling.path.name}: {said}", yellow=True)
                         drilling.run(time.monotonic())
-    except KeyboardInterrupt:
-        outcome = "stopped"
     finally:
         watching.close()
         status("")
@@ -230,7 +229,7 @@ def _leave(signum: int, frame: Any) -> None:
 def _asked(path: Path) -> bool:
     if not sys.stdin.isatty():
         raise KataError(f"{path} is there already; choose another file")
-    return typer.confirm(f"{path} is there already; overwrite it?")
+    return agreed(f"{path} is there already; overwrite it?")
 
 
 if __name__ == "__main__":

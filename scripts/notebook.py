@@ -9,6 +9,7 @@ import typer
 from graders import notebook
 from graders.catalogue import find
 from graders.errors import KataError
+from graders.practice.keys import agreed
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -59,7 +60,7 @@ def write(path: Path, made: object) -> None:
 def _asked(path: Path) -> bool:
     if not sys.stdin.isatty():
         raise KataError(f"{path} is there already; say --force to overwrite it, or --to FILE")
-    return typer.confirm(f"{path} is there already; overwrite it?")
+    return agreed(f"{path} is there already; overwrite it?")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from graders import reset as resetting
 from graders.catalogue import FRAMEWORKS, find
 from graders.errors import KataError
 from graders.history import History
+from graders.practice.keys import agreed
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -33,7 +34,7 @@ def main(
                 raise KataError(f"{path} would be overwritten; say --yes")
             lines = len(text.splitlines())
             question = f"{path} has {lines} lines; keep them in the history and restore the stub?"
-            if not typer.confirm(question):
+            if not agreed(question):
                 typer.echo("nothing was changed")
                 raise typer.Exit(1)
         history = History()

@@ -101,7 +101,8 @@ def opened(choice: Choice, history: History, desk: "Desk", resume: bool | None) 
         return None
     at = f"{clock(kept.active)} of {clock(60 * kept.minutes)}"
     if resume is None and desk.single:
-        said = desk.ask(f"a round was left unfinished at {at}; go on with it? [Y/n] ")
+        with desk.answers:
+            said = desk.ask(f"a round was left unfinished at {at}; go on with it? [Y/n] ")
         resume = (said or "").strip().lower() not in ("n", "no")
     if resume is False:
         history.end(kept, "interrupted")
@@ -113,17 +114,18 @@ def opened(choice: Choice, history: History, desk: "Desk", resume: bool | None) 
 
 def score(desk: "Desk", history: History, kept: Round) -> None:
     """Asks for the seven scores, keeping each as it is given; what is weakest, and what to drill."""
-    desk.tell([("", {}), ("Score the round, 1 to 5 each; Enter skips, Ctrl-C ends.", {"bold": True})])
     scores: dict[str, int] = {}
-    try:
-        for signal in review.SIGNALS:
-            desk.tell([(f"{signal.name}: {signal.line}", {})])
-            given = asked(desk)
-            if given is not None:
-                scores[signal.name] = given
-                kept = history.save(replace(kept, detail={**kept.detail, "review": scores}))
-    except (KeyboardInterrupt, EOFError):
-        desk.tell([("", {})])
+    with desk.answers:
+        desk.tell([("", {}), ("Score the round, 1 to 5 each; Enter skips, Ctrl-C ends.", {"bold": True})])
+        try:
+            for signal in review.SIGNALS:
+                desk.tell([(f"{signal.name}: {signal.line}", {})])
+                given = asked(desk)
+                if given is not None:
+                    scores[signal.name] = given
+                    kept = history.save(replace(kept, detail={**kept.detail, "review": scores}))
+        except (KeyboardInterrupt, EOFError):
+            desk.tell([("", {})])
     if not scores:
         return
     names = " and ".join(f"{signal.name} ({scores[signal.name]})" for signal in review.weakest(scores))

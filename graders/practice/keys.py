@@ -1,8 +1,9 @@
-"""Single keys from a terminal, read in a thread of their own; the terminal is left as it was."""
+"""Keys and typed lines from a terminal; keys are read in a thread of their own, the terminal is left as it was."""
 
 import contextlib
 import os
 import queue
+import signal
 import sys
 import threading
 import time
@@ -14,6 +15,45 @@ NAMES = {
     "\x1b[A": "up", "\x1b[B": "down", "\x1b[5~": "page up", "\x1b[6~": "page down", "\x1bOA": "up", "\x1bOB": "down",
     "\xe0H": "up", "\xe0P": "down", "\xe0I": "page up", "\xe0Q": "page down",
 }  # fmt: skip
+LOOK = 0.1  # seconds after which it is seen that the reading is over
+
+
+class Answers:
+    """Typed lines. While this is entered, Ctrl-C raises KeyboardInterrupt in `read` and nowhere else.
+
+    Python raises it wherever the program is: a callback may swallow it, or what was to be kept is kept by half; and
+    between input()'s prompt and its wait for a key, Ctrl-C is noticed with the next key alone.
+    """
+
+    def __init__(self) -> None:
+        self.pressed = threading.Event()
+
+    def __enter__(self) -> "Answers":
+        self.before = signal.signal(signal.SIGINT, lambda *_: self.pressed.set())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self.before)
+
+    def read(self) -> str | None:
+        """One line from the terminal; None when there will be no more. Raises KeyboardInterrupt."""
+        waits = os.name != "nt" and sys.stdin.isatty()
+        while waits and not self.pressed.is_set() and not _ready(sys.stdin.fileno()):
+            pass
+        try:
+            line = None if self.pressed.is_set() else input()
+        except EOFError:
+            return None
+        if line is None or self.pressed.is_set():
+            raise KeyboardInterrupt
+        return line
+
+
+def agreed(question: str) -> bool:
+    """Whether a person at the terminal says y or yes. Raises KeyboardInterrupt."""
+    with Answers() as answers:
+        print(f"{question} [y/N] ", end="", flush=True)
+        return (answers.read() or "").strip().lower() in ("y", "yes")
 
 
 @contextlib.contextmanager
@@ -43,7 +83,7 @@ def cbreak() -> Iterator[Callable[[], contextlib.AbstractContextManager[None]]]:
 
 
 @contextlib.contextmanager
-def read_keys(inbox: "queue.Queue[Any]") -> Iterator[None]:
+def read_keys(inbox: "queue.SimpleQueue[Any]") -> Iterator[None]:
     """Puts the name of each key that is pressed, from a thread."""
     over = threading.Event()
     read = _posix_keys if os.name != "nt" else _windows_keys
@@ -56,12 +96,10 @@ def read_keys(inbox: "queue.Queue[Any]") -> Iterator[None]:
         thread.join(1)
 
 
-def _posix_keys(inbox: "queue.Queue[Any]", over: threading.Event) -> None:
-    import select
-
+def _posix_keys(inbox: "queue.SimpleQueue[Any]", over: threading.Event) -> None:
     descriptor = sys.stdin.fileno()
     while not over.is_set():
-        if not select.select([descriptor], [], [], 0.1)[0]:
+        if not _ready(descriptor):
             continue
         try:
             text = os.read(descriptor, 64).decode(errors="replace")
@@ -71,6 +109,13 @@ def _posix_keys(inbox: "queue.Queue[Any]", over: threading.Event) -> None:
             return
         for key in _keys(text):
             inbox.put(key)
+
+
+def _ready(descriptor: int) -> bool:
+    """Whether something was typed, after a short wait; on POSIX."""
+    import select
+
+    return bool(select.select([descriptor], [], [], LOOK)[0])
 
 
 def _keys(text: str) -> Iterator[str]:
@@ -83,7 +128,7 @@ def _keys(text: str) -> Iterator[str]:
         text = text[len(known or " ") :]
 
 
-def _windows_keys(inbox: "queue.Queue[Any]", over: threading.Event) -> None:
+def _windows_keys(inbox: "queue.SimpleQueue[Any]", over: threading.Event) -> None:
     import importlib
 
     msvcrt: Any = importlib.import_module("msvcrt")

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 
-from graders.practice.keys import cbreak, read_keys
+from graders.practice.keys import Answers, cbreak, read_keys
 from graders.practice.loop import Practice
 from graders.practice.screen import Page, styled
 from graders.practice.watching import Event
@@ -35,11 +35,14 @@ class Desk:
     """Where a person sits: keys and events arrive in `inbox`, as strings and Events.
 
     Without a terminal at both ends they are typed lines, of which the first letter is the key; None is their end.
+    `answers` is to be entered around questions.
     """
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.inbox: queue.Queue[str | Event | None] = queue.Queue()
+        self.inbox: queue.SimpleQueue[str | Event | None] = queue.SimpleQueue()  # a signal's handler may put
+        self.answers = Answers()
+        self.ended: Ended | None = None
         both = all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))
         self.single = both and console.is_terminal and not console.is_dumb_terminal
         self.fresh = self.suspended = self.at_end = False
@@ -53,19 +56,19 @@ class Desk:
                 self._by_lines(practice, begin)
 
     def ask(self, question: str) -> str | None:
-        """One typed line; None when there will be no more."""
-        if self.single:
-            try:
-                return self.console.input(question, markup=False)
-            except EOFError:
-                return None
+        """One typed line; None when there will be no more. Raises KeyboardInterrupt."""
         self.console.print(question, end="", markup=False, highlight=False)
+        if self.single:
+            return self.answers.read()
         while not self.at_end:
-            item = self.inbox.get()
-            self.at_end = item is None
-            if isinstance(item, str):
-                self.console.print(item, markup=False, highlight=False)
-                return item
+            if self.answers.pressed.is_set():
+                raise KeyboardInterrupt
+            with contextlib.suppress(queue.Empty):
+                item = self.inbox.get(timeout=TICK)
+                self.at_end = item is None
+                if isinstance(item, str):
+                    self.console.print(item, markup=False, highlight=False)
+                    return item
         self.console.print()
         return None
 
@@ -105,6 +108,8 @@ class Desk:
 
     def _take(self, practice: Practice) -> None:
         """Everything that has arrived, or a tick's wait."""
+        if self.ended:
+            raise self.ended  # again: a callback swallowed it
         with contextlib.suppress(queue.Empty):
             item = self.inbox.get(timeout=TICK)
             while True:
@@ -141,7 +146,8 @@ def _signals(desk: Desk) -> Iterator[None]:
 
     def end(number: int, frame: FrameType | None) -> None:
         del frame
-        raise Ended(number)
+        desk.ended = Ended(number)
+        raise desk.ended
 
     def drawn(number: int, frame: FrameType | None) -> None:
         del number, frame
