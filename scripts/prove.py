@@ -5,18 +5,27 @@
     python scripts/prove.py attention --framework torch --bug no-scale
 
 Each mistake is graded in full on the first seed, with `--hint`, and by the check it names on the others. The mistakes
-beyond the bank are caught as well, and what the hint says of them, if anything, is true.
+beyond the bank are caught as well, and what the hint says of them, if anything, is true. What was graded is kept in
+.katas/proofs.jsonl, so that a run that was stopped goes on where it was; a change of a grader, of the library, of the
+mistakes or of the solution starts over.
 """
 
 import argparse
 import math
-import time
-from collections.abc import Iterator
+import sys
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from rich.progress import Progress
 
 from graders import Check, KataError, bugs, find, katas
 from graders.batch import Job, grade_each
 from graders.bugs import Bug
-from graders.catalogue import FRAMEWORKS, Kata
+from graders.catalogue import FRAMEWORKS, ROOT, Kata
+from graders.kept import Kept, fingerprint
+
+KEPT = ROOT / ".katas" / "proofs.jsonl"
+SOLUTION = "solution"
 
 
 def main() -> None:
@@ -40,20 +49,29 @@ def main() -> None:
 
 def prove(kata: Kata, framework: str, seeds: range, only: list[str] | None = None) -> int:
     """Prints what is wrong, a line each; the number of mistakes that are not caught as they should be."""
-    start = time.perf_counter()
-    checked = {bug.name: bug for bug, _ in mistakes(kata, framework) if not only or bug.name in only}
-    wrong: dict[str, str] = {}
-    for job, complaint in complaints(kata, framework, seeds, only, solution=not only):
-        if complaint and job.name not in wrong:
-            wrong[job.name] = f"  {job.name}, seed {job.seed}: {complaint}"
-            print(wrong[job.name], flush=True)
-    found = len(checked) - len(set(wrong) & set(checked))
-    took = time.perf_counter() - start
-    print(
-        f"{kata.name}, {framework}: {found} of {len(checked)} mistakes caught and named, {took:.0f} s",
-        flush=True,
-    )
+    names = [bug.name for bug, _ in mistakes(kata, framework) if not only or bug.name in only]
+    depends = [kata.solution(framework), kata.bugs, *([kata.beyond] if kata.beyond.exists() else [])]
+    depends += [Path(bugs.__file__), Path(__file__)]
+    kept = Kept(KEPT, [kata.name, framework, fingerprint(kata, *depends)])
+    expected = [_key(name, seed) for seed in seeds for name in ([] if only else [SOLUTION]) + names]
+    with Progress(transient=True, disable=not sys.stdout.isatty()) as bar:
+        done = sum(key in kept.found for key in expected)
+        task = bar.add_task(f"{kata.name}, {framework}", total=len(expected), completed=done)
+        for job, complaint in complaints(kata, framework, seeds, only, solution=not only, done=kept.found):
+            kept.add(_key(job.name, job.seed), complaint)
+            bar.advance(task)
+    wrong = set()
+    for key in expected:
+        if kept.found[key] and (name := key.split(",")[0]) not in wrong:
+            wrong.add(name)
+            print(f"  {key}: {kept.found[key]}", flush=True)
+    found = len(names) - len(wrong & set(names))
+    print(f"{kata.name}, {framework}: {found} of {len(names)} mistakes caught and named", flush=True)
     return len(wrong)
+
+
+def _key(name: str, seed: int) -> str:
+    return f"{name}, seed {seed}"
 
 
 def complaints(
@@ -64,19 +82,20 @@ def complaints(
     *,
     solution: bool = True,
     brief: float = math.inf,
+    done: Collection[str] = (),
 ) -> Iterator[tuple[Job, str]]:
     """(job, what is wrong with how it was graded or "") for the solution and for each mistake on each seed.
 
     brief: of the mistakes that one check is there for, the first alone is graded so, the others by that check on one
     seed; and what takes more seconds than that, in all or in the check that caught it, stays at the first seed, and at
-    the first mistake.
+    the first mistake. done: what is not to be graded, as "name, seed N".
     """
     right = kata.solution(framework).read_text(encoding="utf-8")
     variants = [(bug, source) for bug, source in mistakes(kata, framework) if not only or bug.name in only]
     known = {bug.name: bug for bug, _ in variants}
     says = {bug.name: bug.says for bug in bugs.bank(kata)}
     leading = {bug.check: bug.name for bug, _ in reversed(variants)}
-    first = [Job("solution", right, seeds[0])] if solution else []
+    first = [Job(SOLUTION, right, seeds[0])] if solution else []
     others = []
     for bug, source in variants:
         if brief == math.inf or leading[bug.check] == bug.name:
@@ -84,14 +103,18 @@ def complaints(
         else:
             others.append(Job(bug.name, source, seeds[0], check=bug.check))
     slow = set()
-    for job, checks in grade_each(kata, framework, first):
+
+    def left(jobs: list[Job]) -> list[Job]:
+        return [job for job in jobs if _key(job.name, job.seed) not in done]
+
+    for job, checks in grade_each(kata, framework, left(first)):
         took = [check.seconds for check in checks] or [0.0]
         if (sum(took) if job.name not in known else took[-1]) > brief:
             slow.add(known[job.name].check if job.name in known else None)
         yield job, _complaint(known.get(job.name), job, checks, says)
     checked = {job.name: known[job.name].check if job.name in known else None for job in [*first, *others]}
     others += [Job(job.name, job.source, seed, check=checked[job.name]) for seed in seeds[1:] for job in first]
-    for job, checks in grade_each(kata, framework, [job for job in others if checked[job.name] not in slow]):
+    for job, checks in grade_each(kata, framework, left([job for job in others if checked[job.name] not in slow])):
         yield job, _complaint(known.get(job.name), job, checks, says)
 
 
