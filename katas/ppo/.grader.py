@@ -1,5 +1,6 @@
 """The hidden grader of the PPO kata."""
 
+import contextlib
 import functools
 import itertools
 import random
@@ -766,10 +767,11 @@ def disturb():
 
 @dataclass(frozen=True)
 class Trained:
-    """What came of a training: the person's network, and how many steps its environments took."""
+    """What came of a training: the person's network, how many steps its environments took, and `steps_watched`."""
 
     model: object
     steps: int
+    leftovers: list[bool]
 
     def decide(self, obs):
         """The greedy actions."""
@@ -792,7 +794,7 @@ def trained(m, make, seed, total_steps):
     import torch
 
     m.step(f"train(make_env, total_steps={total_steps}, seed={seed})")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, steps_watched() as leftovers:
         tally = kernels.Tally(folder)
         model = m.train(tally.around(make), total_steps=total_steps, seed=seed)
         steps = tally.steps
@@ -801,7 +803,62 @@ def trained(m, make, seed, total_steps):
         f"train returns {kind(model) if model is not None else 'None'}, expected an ActorCritic",
     )
     model.eval()
-    return Trained(model, steps)
+    return Trained(model, steps, leftovers)
+
+
+WATCHED = 20  # optimizer steps
+
+
+@contextlib.contextmanager
+def steps_watched():
+    """Gives a list; each of the first optimizer steps adds whether what was left of the step before is in its gradient.
+
+    With f the sum of what backward gave since the step before, and h the gradient that was taken then, the gradient is
+    c f, however its norm is clipped, and c (f + h) where gradients were not cleared. An optimizer's first step, and one
+    whose f and h point the same way, tell nothing.
+    """
+    from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+    found, fresh, before, hooks = [], {}, {}, []
+
+    def watch(p):
+        hooks.append(p.register_hook(lambda gradient: fresh.update({p: fresh.get(p, 0) + gradient.double()})))
+
+    def step(optimizer, *_):
+        if len(found) == WATCHED:
+            while hooks[1:]:
+                hooks.pop().remove()
+            return
+        given = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        both = [p for p in given if p in fresh and p in before]
+        if both:
+            f, h, g = (
+                np.concatenate([x.detach().double().cpu().numpy().ravel() for x in tensors])
+                for tensors in ([fresh[p] for p in both], [before[p] for p in both], [p.grad for p in both])
+            )
+            found.extend(left(f, h, g))
+        for p in given:
+            if p not in before:
+                watch(p)
+            before[p] = p.grad.detach().clone()
+            fresh.pop(p, None)
+
+    hooks.append(register_optimizer_step_pre_hook(step))
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def left(f, h, g):
+    """[whether g is a multiple of f and much of h]; [] if that cannot be told."""
+    if abs(f @ h) > 0.9999 * np.linalg.norm(f) * np.linalg.norm(h):
+        return []
+    basis = np.stack([f, h], axis=1)
+    own, old = solved = np.linalg.lstsq(basis, g, rcond=None)[0]
+    fits = np.linalg.norm(basis @ solved - g) < 1e-3 * np.linalg.norm(g)
+    return [bool(fits and old > 0.1 * abs(own))]
 
 
 def play_at_home(attempt, play):
@@ -848,6 +905,18 @@ def test_train_steps(attempt, seed):
         raise Mismatch(
             f"the environments took {steps:,} steps, total_steps is {total:,}. "
             "A rollout that does not fit in is not begun; total_steps counts the steps of all environments together."
+        )
+
+
+@level(4, only=("torch",), seconds=180)
+def test_train_gradients(attempt, seed):
+    """each optimizer step follows the gradient of its own samples alone"""
+    leftovers = crossroads(attempt, seed).leftovers
+    if 2 * sum(leftovers) > len(leftovers):
+        raise Mismatch(
+            f"{sum(leftovers)} of {len(leftovers)} optimizer steps that were looked at followed the gradient of their "
+            "own samples and what was left of the step before",
+            details=(("so", "Gradients are not cleared: zero_grad() belongs before each backward()."),),
         )
 
 
