@@ -1,6 +1,9 @@
 """What a save, a key and time do to a practice, with a real history and an engine that only notes what it is asked."""
 
+import contextlib
+import io
 import os
+import signal
 import subprocess
 import sys
 
@@ -11,10 +14,12 @@ from rich.console import Console
 from graders import find
 from graders.errors import KataError
 from graders.history import History
+from graders.practice.keys import Answers
 from graders.practice.loop import Practice
 from graders.practice.opening import choose, unfinished
 from graders.practice.rounds import Timed
 from graders.practice.screen import Page
+from graders.practice.terminal import Desk, Ended
 from graders.practice.watching import Checking, Gone, Graded, Hinted, Progress, Trouble
 from graders.report import Check, Verdict
 from tests.common import written
@@ -262,3 +267,30 @@ def test_an_unfinished_round_is_found_unless_its_process_still_runs(begin, histo
     assert unfinished(history, begin(level=2).choice) is None, "a round up to another level is another one"
     history.end(kept, "stopped")
     assert unfinished(history, practice.choice) is None
+
+
+def test_ctrl_c_between_questions_is_noticed_at_the_next():
+    with Answers() as answers:
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            answers.read()
+
+
+def test_a_signal_ends_the_practice_though_something_swallowed_it():
+    class Busy:
+        over = False
+
+        def __init__(self):
+            self.news = []
+
+        def key(self, *_):
+            with contextlib.suppress(Ended):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        def tick(self, _):
+            pass
+
+    desk = Desk(Console(file=io.StringIO()))
+    with pytest.raises(Ended) as ended:
+        desk.play(Busy(), lambda: desk.inbox.put("x"))
+    assert ended.value.code == 128 + signal.SIGTERM
