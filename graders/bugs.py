@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from graders.plugin import Request
 
+AGAIN = 3  # times that a check is repeated with other numbers, to tell mistakes apart
 PATIENCE = 4.0  # seconds for the mistakes that other checks are there for: a hint must not outlast the check
 
 
@@ -107,8 +108,9 @@ def likely(
 ) -> list[str]:
     """What the bugs say that give the same observation as the person's code; nothing unless that is clear.
 
-    Bugs that name the failing check come first, then the others while there is time; if several remain with different
-    sentences, silence. passed: the checks that the code has passed; what they are there for it does not have.
+    Bugs that name the failing check come first, then the others while there is time; those that give the same are told
+    apart by the same check with other numbers, and if more than two remain with different sentences, silence. passed:
+    the checks that the code has passed; what they are there for it does not have.
     """
     if problem.observe is None:
         return []
@@ -117,16 +119,21 @@ def likely(
     known = [(bug, source) for bug, source in variants(request.kata, request.framework) if bug.check not in passed]
     own = [(bug, source) for bug, source in known if bug.check == failing]
     for group in (own, [(bug, source) for bug, source in known if bug.check != failing]):
-        says = []
+        same = []
         start = time.monotonic()
         with backend.many():
             for bug, source in group:
                 if group is not own and time.monotonic() - start > PATIENCE:
                     return []
-                if _same(_observe(problem, _load(source, request, backend)), problem.observed):
-                    says.append(bug.says)
-        if says:
-            distinct = list(dict.fromkeys(says))
+                variant = _load(source, request, backend)
+                if _same(_observe(problem, variant), problem.observed):
+                    same.append((bug.says, variant))
+            for seed in range(AGAIN):
+                if len({says for says, _ in same}) > 1 and time.monotonic() - start < PATIENCE:
+                    mine = _judged(item, item.funcargs["attempt"], seed)
+                    same = [known for known in same if _same(_judged(item, known[1], seed), mine)] or same
+        if same:
+            distinct = list(dict.fromkeys(says for says, _ in same))
             return distinct if len(distinct) <= 2 else []
     return []
 
@@ -146,6 +153,19 @@ def _observe(problem: Mismatch, variant: Attempt) -> Any:
         return None
     except Mismatch as other:
         return other.observed
+
+
+def _judged(item: Any, attempt: Attempt, seed: int) -> Any:
+    """What the check observes of this attempt with numbers of another seed; None if it passes."""
+    arguments = {name: item.funcargs[name] for name in item._fixtureinfo.argnames}
+    others = {"attempt": attempt, "rng": np.random.default_rng(seed), "seed": seed}
+    try:
+        item.obj(**{name: others.get(name, value) for name, value in arguments.items()})
+    except Mismatch as problem:
+        return problem.observed
+    except Exception as problem:
+        return type(problem).__name__
+    return None
 
 
 def _same(a: Any, b: Any) -> bool:

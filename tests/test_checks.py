@@ -141,6 +141,11 @@ def test_values_are_never_right_where_they_are_not_finite(value, name):
     )
 
 
+def test_numbers_that_differ_are_shown_with_as_many_digits_as_it_takes():
+    said = compare(np.array([1.0, -18.7534 - 6e-9]), np.array([1.0, -18.7534]), 1e-12).text()
+    assert "expected  -18.7534  at out[1]\ngot       -18.75340001" in said
+
+
 def test_a_message_says_what_is_special_there():
     nan = np.full((2,), np.nan)
     problem = compare(nan, np.zeros(2), 1.0, near=lambda index: f"row {index[0]} is fully masked")

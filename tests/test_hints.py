@@ -54,6 +54,17 @@ def test_a_hint_names_one_of_two_mistakes_or_nothing():
     assert {found[" + ".join(names)] for names in pairs} <= {"named", "silent"}, found
 
 
+def test_mistakes_that_give_the_same_number_are_told_apart_by_others():
+    """Values kept around the returns, and the larger of two means, give one value loss on half of the seeds."""
+    kata = find("ppo")
+    names = {"larger-of-the-means", "value-clipped-around-returns"}
+    says = {bug.name: bug.says for bug in bugs.bank(kata)}
+    sources = {bug.name: source for bug, source in bugs.variants(kata, "torch") if bug.name in names}
+    jobs = [Job(name, source, seed, hint=True) for name, source in sources.items() for seed in range(4)]
+    for job, checks in grade_each(kata, "torch", jobs):
+        assert checks[-1].likely == (says[job.name],), f"{job.name}, seed {job.seed}"
+
+
 @pytest.mark.parametrize(
     ("check", "found"),
     [

@@ -57,9 +57,17 @@ def compare(
             f", {error[worst] / allowed:,.0f} x the budget of {allowed:.1e}" if allowed > 0 else ", expected exactly"
         )
         summary = f"{int(wrong.sum())} of {wide.size} entries of {what} are off, the worst by {error[worst]:.3g}{times}"
-    return Mismatch(summary, observed=got).with_details(
-        ("expected", f"{exact[worst]:.6g}  at {entry}{special}"), ("got", f"{wide[worst]:.6g}")
-    )
+    expected, came = told_apart(exact[worst], wide[worst])
+    return Mismatch(summary, observed=got).with_details(("expected", f"{expected}  at {entry}{special}"), ("got", came))
+
+
+def told_apart(a: float, b: float) -> tuple[str, str]:
+    """Two numbers with six digits, or with as many as it takes to see that they differ."""
+    for digits in range(6, 18):
+        texts = f"{a:.{digits}g}", f"{b:.{digits}g}"
+        if texts[0] != texts[1]:
+            break
+    return texts
 
 
 def _first(where: np.ndarray) -> tuple[int, ...]:

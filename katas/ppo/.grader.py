@@ -22,7 +22,7 @@ from graders.checks import (
     check_shape,
     check_values,
 )
-from graders.checks.values import run
+from graders.checks.values import run, told_apart
 from graders.errors import Mismatch
 from graders.guards import kind
 from graders.kernels import ppo as kernels
@@ -568,7 +568,7 @@ def test_act_logp(attempt, rng):
                     f"act's {what} is not that of "
                     + ("the actions it took" if what == "logp" else "forward")
                     + (f", but {found[0]}" if found else ""),
-                    details=(("expected", f"{exact[wrong][0]:.6g}"), ("got", f"{mine[wrong][0]:.6g}")),
+                    details=tuple(zip(("expected", "got"), told_apart(exact[wrong][0], mine[wrong][0]), strict=True)),
                 )
 
     check_play(attempt, scene(rng, play, n=40))

@@ -24,7 +24,7 @@ from graders.checks import (
     check_values,
 )
 from graders.checks.gradients import STEP
-from graders.checks.values import FLOOR, SLACK, run
+from graders.checks.values import FLOOR, SLACK, run, told_apart
 from graders.errors import Mismatch
 from graders.guards import kind
 from graders.kernels import vae as kernels
@@ -38,6 +38,7 @@ THRESHOLD = -22.5
 # By how much the KL counts in what was trained.
 WEIGHTS = (0.65, 1.55)
 MEAN_IMAGE = -25.5  # what one image for all digits gives, at the worst
+NOTHING = 0.05  # the weight that is none
 EMPTY, FULL = 0.5, 12.0  # nats of KL: below, the latents say nothing; a right fit has 3 to 8
 SURE = 7.0  # standard errors of a mean that a right attempt never strays
 
@@ -561,7 +562,8 @@ def slope(m, x, eps, z, more):
         allowed = SLACK * (abs(near - far) + FLOOR * np.finfo(np.float64).eps * size / STEP)
         if not abs(own - near) <= allowed:
             said = f"the parameters' gradient of {what} is not its slope: is a part of it cut off?"
-            raise Mismatch(said, details=(("expected", f"{near:.6g}, along a random direction"), ("got", f"{own:.6g}")))
+            expected, came = told_apart(near, own)
+            raise Mismatch(said, details=(("expected", f"{expected}, along a random direction"), ("got", came)))
     return {}
 
 
@@ -873,7 +875,8 @@ def verdict(bound, kl, weight):
         if kl < EMPTY:
             return f"{below}: the KL is nearly 0, the latents say nothing of the digit"
         if kl > FULL:
-            return f"{below}: the KL is far too large, little holds the posterior to the prior"
+            little = "nothing" if weight < NOTHING else "little"
+            return f"{below}: the KL is far too large, {little} holds the posterior to the prior"
         if not bound >= MEAN_IMAGE:
             return f"{below}: one image for all digits would do better"
     if weight < 0:
@@ -1034,19 +1037,25 @@ def path(m, x, eps, z, more):
         right = kernels.sigmoid(logits)
         if near(got, right, 1.0) or near(got, logits, 1.0):
             continue
+        about = range(n)
         if not np.array_equal(got, interpolated(m, model, x[0], x[1], n)):
             said = "two calls give different images: the ends are the posterior means, nothing is drawn"
         elif near(got[::-1], right, 1.0) or near(got[::-1], logits, 1.0):
             said = "the images are in reverse: the first is x0's, the last x1's"
         elif not (near(got[:1], right[:1], 1.0) or near(got[:1], logits[:1], 1.0)):
-            said = "the first image is not decode(mu(x0))"
+            said, about = "the first image is not decode(mu(x0))", [0]
         elif not (near(got[-1:], right[-1:], 1.0) or near(got[-1:], logits[-1:], 1.0)):
-            said = "the last image is not decode(mu(x1))"
+            said, about = "the last image is not decode(mu(x1))", [n - 1]
         else:
             said = "the ends are right; in between it is not the straight line in latent space, in even steps"
             direct = [((1 - t) * a[:1] + t * a[-1:]).astype(got.dtype) for a in (right, logits)]
             said += ": it is that between the images" if any(near(got, a, 1.0) for a in direct) else ""
-        raise Mismatch(f"interpolate, n={n}: {said}", details=(("expected", shown(right)), ("got", shown(got))))
+        wanted = min((right, logits), key=lambda images: np.abs(got - images).max())
+        error = np.abs(got - wanted) * np.isin(np.arange(n), about)[:, None]
+        at = np.unravel_index(np.argmax(error), error.shape)
+        expected, came = told_apart(wanted[at], got[at])
+        where = f"image {at[0] + 1} of {n}, pixel {at[1]}"
+        raise Mismatch(f"interpolate, n={n}: {said}", details=(("expected", f"{expected}  in {where}"), ("got", came)))
     return {}
 
 
