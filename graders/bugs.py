@@ -156,13 +156,13 @@ def _observe(problem: Mismatch, variant: Attempt) -> Any:
 
 
 def _judged(item: Any, attempt: Attempt, seed: int) -> Any:
-    """What the check observes of this attempt with numbers of another seed; None if it passes."""
+    """What the check observes of this attempt with numbers of another seed, and in which call; None if it passes."""
     arguments = {name: item.funcargs[name] for name in item._fixtureinfo.argnames}
     others = {"attempt": attempt, "rng": np.random.default_rng(seed), "seed": seed}
     try:
         item.obj(**{name: others.get(name, value) for name, value in arguments.items()})
     except Mismatch as problem:
-        return problem.observed
+        return problem.observed, tuple(text for label, text in problem.details if label in ("called", "doing"))
     except Exception as problem:
         return type(problem).__name__
     return None

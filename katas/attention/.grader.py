@@ -399,7 +399,7 @@ def test_blockwise_partial(attempt, rng):
 @level(4)
 def test_blockwise_causal(attempt, rng):
     """causal=True equals causal attention, with T = S and with T < S"""
-    for block_size in (1, 2, 5):
+    for block_size in (2, 1, 5):
         check_values(attempt, blockwise(*inputs(rng, SQUARE, "T"), block_size=block_size, causal=True))
         q, k, v = inputs(rng)
         check_values(attempt, blockwise(q, k, v, block_size=block_size, causal=True))

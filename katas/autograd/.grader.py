@@ -743,7 +743,8 @@ def check_tensors(attempt, program, arrays, *, upstream=None, may_refuse=False):
         try:
             out = program.run(leaves)
         except Exception as error:
-            if may_refuse and not isinstance(error, NotImplementedError):
+            stub = isinstance(error, NotImplementedError) and error.args == (m.attempt.kata,)
+            if may_refuse and not stub:
                 return {}
             raise
         m.check(hasattr(out, "backward"), f"{text} gives {'None' if out is None else kind(out)}, expected a Tensor")
@@ -751,11 +752,12 @@ def check_tensors(attempt, program, arrays, *, upstream=None, may_refuse=False):
         m.check(results["out"].shape == shape, f"{text} has shape {results['out'].shape}, expected {shape}")
         m.step(f"backward of {text}")
         out.backward() if start is None else out.backward(m.to(start, "the gradient that backward was given"))
-        return results | pulled(m, leaves, arrays, program.reached())
+        return results | pulled(m, leaves, arrays, reached)
 
     sized = f"{text}  with {', '.join(f'{name}: {x.shape}' for name, x in arrays.items())}"
     exact, sizes = answers(found, sizes)
-    missing = set(exact) if may_refuse else {of(name) for name in arrays if name not in program.reached()}
+    reached = {name for name in program.reached() if np.any(exact.get(of(name), 0))}
+    missing = set(exact) if may_refuse else {of(name) for name in arrays if name not in reached}
     judge(attempt, Scenario(sized, arrays, play, dict), exact, sizes, missing=missing)
 
 
@@ -1256,12 +1258,21 @@ def trained(m, x, y, test, labels, seed):
 
 
 def linear(m, predict, x):
-    """Whether between two points of one class there is always that class, as in a model without a hidden layer."""
+    """Whether no class comes twice along any of 4000 straight lines, as in a model without a hidden layer.
+
+    Its classes are convex. Those of a wide and smooth network nearly are: along one line of fifty to two hundred does a
+    class come back. The lines pass the digits and lead far out, where what a hidden layer bends is seen best.
+    """
     rng = np.random.default_rng(1)
-    ends = rng.normal(size=(2, 4000, x.shape[1])) * 3 * x.std() + x.mean()
-    first, last, middle = (predicted(m, predict, points) for points in (*ends, ends.mean(axis=0)))
-    same = first == last
-    return bool(np.all(middle[same] == first[same]))
+    steps = np.linspace(-1, 1, 50)[:, None]
+    for _ in range(40):
+        start, way = rng.normal(size=(2, 100, 1, x.shape[1]))
+        points = x.mean() + x.std() * (10 * start + 100 * steps * np.abs(steps) * way)
+        for classes in predicted(m, predict, points.reshape(-1, x.shape[1])).reshape(100, 50):
+            runs = classes[np.append(True, classes[1:] != classes[:-1])]
+            if len(set(runs)) < len(runs):
+                return False
+    return True
 
 
 def check_training(attempt, play):
