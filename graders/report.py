@@ -29,9 +29,9 @@ class Check:
 
     @property
     def likely(self) -> tuple[str, ...]:
-        """The mistakes that the card calls likely."""
+        """The mistakes that the card calls likely: one, or either of two."""
         rows = [row.partition(" ") for row in self.message.splitlines()]
-        return tuple(said.strip() for label, _, said in rows if label == "likely")
+        return tuple(said.strip() for label, _, said in rows if label in ("likely", "or"))
 
 
 @dataclass(frozen=True)

@@ -274,7 +274,7 @@ class Outcomes:
             text = error.text()
             if self.request.hint:
                 likely = bugs.likely(error, item, self.request, self.passed)
-                text += "".join(f"\nlikely    {said}" for said in likely)
+                text += "".join(f"\n{'or' if i else 'likely':<9} {said}" for i, said in enumerate(likely))
             return "failed", text
         return "error", _fault(error)
 

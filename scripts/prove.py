@@ -135,8 +135,8 @@ def _complaint(bug: Bug | None, job: Job, checks: tuple[Check, ...], says: dict[
         return f"{last.name} {last.outcome}, expected {bug.check} to fail: {last.message}"
     if job.hint and bug.name in says and bug.says not in last.message:
         return f"the hint does not name it: {last.message}"
-    wrong = set(last.likely) - {bug.says} - {says[name] for name in bug.hints}
-    if job.hint and wrong:
+    wrong = set(last.likely) - {says[name] for name in bug.hints}
+    if job.hint and bug.name not in says and wrong:
         return f"the hint names another mistake: {' '.join(wrong)}"
     return ""
 

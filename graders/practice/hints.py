@@ -11,7 +11,7 @@ TOP = "no further hint; the reference is shown after a pass, or with: python scr
 
 def ladder(kata: Kata, framework: str, failing: Check, likely: tuple[str, ...] = ()) -> tuple[str, ...]:
     """The hints for one failing check, from the least to the most telling, after the likely mistake if there is one."""
-    rungs = [f"likely: {said}" for said in likely]
+    rungs = [f"{'or' if i else 'likely'}: {said}" for i, said in enumerate(likely)]
     rungs.append(f"the check asks: {failing.sentence}" if failing.sentence else f"the failing check is {failing.name}")
     if asked := contract(kata, failing.level):
         rungs.append(f"level {failing.level} asks:\n{asked}")

@@ -303,12 +303,16 @@ def test_adam_zero_grad(attempt, rng):
 
 @level(2, only=CLASSES)
 def test_adam_errors(attempt, rng):
-    """negative lr, eps or weight_decay, and betas outside [0, 1): ValueError"""
+    """negative lr, eps or weight_decay, and betas outside [0, 1), of a group as well: ValueError"""
 
     def play(m, p, q, dp, dq):
         for bad in BAD:
             given = {"p": m.to(p)} if m.framework == "numpy" else [m.to(p).requires_grad_()]
             m.raises(ValueError, lambda given=given, bad=bad: m.Adam(given, **bad), f"Adam with {shown(bad)}")
+            if m.framework == "torch":
+                groups = [{"params": [m.to(q).requires_grad_()]}, {"params": given, **bad}]
+                what = f"Adam with {shown(bad)} in its second group"
+                m.raises(ValueError, lambda groups=groups: m.Adam(groups), what)
         return {}
 
     check_play(attempt, Scenario("Adam", numbers(rng, 1), play, lambda **arrays: {}))
@@ -341,6 +345,12 @@ def test_adamw_trajectory(attempt, rng):
     """decoupled decay: p <- p (1 - lr weight_decay) before the step, none in the gradient"""
     check_values(attempt, train(attempt, rng, "AdamW", DECAY))
     check_values(attempt, train(attempt, rng, "AdamW", {**DECAY, "lr": 1e-3}, steps=5))
+
+
+@level(3, only=CLASSES)
+def test_adamw_no_gradient(attempt, rng):
+    """what has no gradient is left alone: it does not decay either"""
+    check_values(attempt, train(attempt, rng, "AdamW", DECAY, without=(0, 1, 5, 6, 7, 20)))
 
 
 @level(3, only=("torch",))

@@ -65,7 +65,8 @@ def wrapped(m, w, a, b, bias=None, dropout=0.0, **_):
 
 
 def layer_scenario(rng, play, kernel=lambda **arrays: {}, bias=True, **more):
-    return Scenario("LoRALinear", {**arrays(rng, bias), **more}, play, kernel, draws=True)
+    name = f"LoRALinear of rank {RANK}, alpha {ALPHA:g}"
+    return Scenario(name, {**arrays(rng, bias), **more}, play, kernel, draws=True)
 
 
 def forward(m, x, turned=False, **given):
@@ -518,11 +519,15 @@ def transformer(m, rng_seed=3):
 
     C = 6
 
+    class Output(nn.Linear):
+        pass
+
     class Block(nn.Module):
         def __init__(self):
             super().__init__()
             self.norm = nn.LayerNorm(C)
-            self.attn = nn.ModuleDict({name: nn.Linear(C, C) for name in ("q_proj", "k_proj", "v_proj", "out")})
+            self.attn = nn.ModuleDict({name: nn.Linear(C, C) for name in ("q_proj", "k_proj", "v_proj")})
+            self.attn["out"] = Output(C, C)
             self.mlp = nn.Sequential(nn.Linear(C, 9), nn.GELU(), nn.Linear(9, C))
 
         def forward(self, x):
@@ -719,6 +724,9 @@ def test_inject_options(attempt, rng):
         m.array(layer.lora_A.detach(), "lora_A", shape=(2, 6))
         adapt(model, sorted(names)[:1], m)
         x = m.to(x)
+        m.step("dropout 0.5, injected into a model in eval mode")
+        one, two = (m.array(layer(x).detach(), "out") for _ in range(2))
+        m.check(np.array_equal(one, two), "there is dropout in eval: the wrapper is not in the mode of what it wraps")
         m.step("train mode with dropout 0.5")
         layer.train()
         one, two = (m.array(layer(x).detach(), "out") for _ in range(2))
@@ -766,6 +774,8 @@ def test_load_state_dict(attempt, rng):
     def play(m, x):
         import copy
 
+        import torch
+
         model, names = injected(m)
         adapt(model, sorted(names), m)
         state = {key: tensor.detach().clone() for key, tensor in copy.copy(m.lora_state_dict(model)).items()}
@@ -776,6 +786,11 @@ def test_load_state_dict(attempt, rng):
         m.check(np.array_equal(got, right), "the model with loaded adapters gives other outputs")
         left = [p.requires_grad for name, p in fresh.named_parameters() if name.endswith(("lora_A", "lora_B"))]
         m.check(all(left), "loaded adapters are no longer trained")
+        other = torch.float32 if m.dtype == torch.float64 else torch.float64
+        m.step(f"load_lora_state_dict of a state in {other}")
+        m.load_lora_state_dict(fresh, {key: tensor.to(other) for key, tensor in state.items()})
+        for name, p in fresh.named_parameters():
+            m.array(p.detach(), name)
         return {}
 
     check_play(attempt, model_scenario(play, x=rng.normal(size=(2, 3, 6))))

@@ -47,7 +47,8 @@ class LoRALinear(nn.Module):
 def inject_lora(model, targets, *, rank, alpha, dropout=0.0):
     every = list(model.named_modules(remove_duplicate=False))
     existing = [m for _, m in every if isinstance(m, LoRALinear)]
-    hits = {id(m) for name, m in every if type(m) is nn.Linear and name.split(".")[-1] in targets}
+    plain = [(name, m) for name, m in every if isinstance(m, nn.Linear) and not isinstance(m, LoRALinear)]
+    hits = {id(m) for name, m in plain if name.split(".")[-1] in targets}
     if not hits:
         raise ValueError("nothing matches")
     keep = {p for m in existing for p in (m.lora_A, m.lora_B) if p.requires_grad}
