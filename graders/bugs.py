@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graders import attempt as attempts
-from graders import backends, stubs
+from graders import backends, plugin, stubs
 from graders.attempt import Attempt
 from graders.catalogue import Kata
 from graders.errors import KataError, Mismatch, NotStarted
@@ -118,6 +118,7 @@ def likely(
     failing = item.name.removeprefix("test_")
     known = [(bug, source) for bug, source in variants(request.kata, request.framework) if bug.check not in passed]
     own = [(bug, source) for bug, source in known if bug.check == failing]
+    quick = plugin.mark(item)[2] <= plugin.SECONDS  # nothing is trained
     for group in (own, [(bug, source) for bug, source in known if bug.check != failing]):
         same = []
         start = time.monotonic()
@@ -128,7 +129,7 @@ def likely(
                 variant = _load(source, request, backend)
                 if _same(_observe(problem, variant), problem.observed):
                     same.append((bug.says, variant))
-            for seed in range(AGAIN):
+            for seed in range(AGAIN if quick else 0):
                 if len({says for says, _ in same}) > 1 and time.monotonic() - start < PATIENCE:
                     mine = _judged(item, item.funcargs["attempt"], seed)
                     same = [known for known in same if _same(_judged(item, known[1], seed), mine)] or same
@@ -162,7 +163,7 @@ def _judged(item: Any, attempt: Attempt, seed: int) -> Any:
     try:
         item.obj(**{name: others.get(name, value) for name, value in arguments.items()})
     except Mismatch as problem:
-        return problem.observed, tuple(text for label, text in problem.details if label in ("called", "doing"))
+        return problem.observed, tuple(text for label, text in problem.details if label == "called")
     except Exception as problem:
         return type(problem).__name__
     return None
