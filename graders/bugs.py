@@ -118,7 +118,6 @@ def likely(
     failing = item.name.removeprefix("test_")
     known = [(bug, source) for bug, source in variants(request.kata, request.framework) if bug.check not in passed]
     own = [(bug, source) for bug, source in known if bug.check == failing]
-    quick = plugin.mark(item)[2] <= plugin.SECONDS  # nothing is trained
     for group in (own, [(bug, source) for bug, source in known if bug.check != failing]):
         same = []
         start = time.monotonic()
@@ -129,8 +128,9 @@ def likely(
                 variant = _load(source, request, backend)
                 if _same(_observe(problem, variant), problem.observed):
                     same.append((bug.says, variant))
-            for seed in range(AGAIN if quick else 0):
-                if len({says for says, _ in same}) > 1 and time.monotonic() - start < PATIENCE:
+            for seed in range(AGAIN):
+                several, left = len({says for says, _ in same}) > 1, PATIENCE - (time.monotonic() - start)
+                if several and left > 0 and plugin.mark(item)[2] <= plugin.SECONDS:  # nothing is trained
                     mine = _judged(item, item.funcargs["attempt"], seed)
                     same = [known for known in same if _same(_judged(item, known[1], seed), mine)] or same
         if same:

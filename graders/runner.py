@@ -101,7 +101,10 @@ class Server:
                     self.number, self.busy = self.number + 1, True
                     self._write({**request, "number": self.number, "progress": progress is not None})
                 while True:
-                    answer = json.loads(self.process.stdout.readline() or '{"fault": "the grading process ended"}')
+                    line = self.process.stdout.readline()
+                    answer = json.loads(line or '{"fault": "the grading process ended"}')
+                    if not line:
+                        self.close()  # it is about to end: the next grading gets another
                     if "checking" not in answer:
                         break
                     if progress is not None:
