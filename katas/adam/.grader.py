@@ -128,6 +128,8 @@ def training(rng, name, options, *, decay=0.0, without=(), tree=0, **drawn):
     def play(m, **arrays):
         if m.framework == "torch":
             (p, q), _ = torch_steps(m, name, options, **arrays, without=without)
+            same = q.grad is not None and bool((q.grad == m.to(arrays["dq"][-1, ...])).all())
+            m.check(same, "a step changes the gradient, which is not its own: the caller may go on with it")
             p, q = p.detach(), q.detach()
         elif m.framework == "jax":
             p, q = jax_steps(m, name, options, **arrays, tree=tree)
