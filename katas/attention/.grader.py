@@ -163,8 +163,11 @@ def test_attention_values(attempt, rng):
 def test_attention_mask(attempt, rng):
     """a query attends to the keys where the mask is True, whatever shape broadcasts to (B, H, T, S)"""
     B, H, T, S = AXES["B H T S"]
-    for shape in ((T, S), (B, H, T, S), (B, 1, 1, S), (H, T, S), (S,)):
+    for shape in ((T, S), (B, H, T, S), (B, 1, 1, S), (S,)):
         check_values(attempt, plain(*inputs(rng), mask=masked(rng, *shape)))
+    for shape in ((5, 5), (5, 5, 5), (5,)):  # with B = H = T = S a mask's axes are told by their place alone
+        even = (rng.normal(size=(5, 5, 5, width)) for width in (6, 6, 7))
+        check_values(attempt, plain(*even, mask=masked(rng, *shape)))
 
 
 @level(1)
@@ -174,6 +177,22 @@ def test_attention_gradients(attempt, rng):
         check_numerical_gradients(attempt, plain(*inputs(rng, TINY), **mask), rng)
     for mask in ({}, {"mask": masked(rng, *AXES["T S"])}):
         check_gradients(attempt, plain(*inputs(rng), **mask), rng)
+
+
+@level(1, only=("numpy",))
+def test_attention_backward(attempt, rng):
+    """attention_backward takes all it needs from its arguments, and gives dq, dk and dv in their dtype"""
+    q, k, v = inputs(rng)
+    case = Case(
+        "attention_backward",
+        (AXES.normal(rng, "B H T E"), q, k, v),
+        kernels.attention_backward,
+        options={"mask": masked(rng, *AXES["T S"])},
+        results=("dq", "dk", "dv"),
+    )
+    check_values(attempt, plain(*inputs(rng)))
+    check_values(attempt, case)
+    check_dtype(attempt, case)
 
 
 @level(1)
@@ -269,6 +288,7 @@ def test_causal_offset(attempt, rng):
     """with T < S, the last query is aligned with the last key: query i sees all the keys j <= i + S - T"""
     check_values(attempt, causal(*inputs(rng)))
     q, k, v = inputs(rng)
+    check_values(attempt, causal(q, k[:, :, 1:], v[:, :, 1:]), dtypes=("float32",))  # as many queries, fewer keys
     check_values(attempt, causal(q[:, :, :1], k, v))
     many = replace(causal(*inputs(rng, LONG)), formulas=(one_by_one,))
     check_values(attempt, many, dtypes=("float32",))
