@@ -1,6 +1,7 @@
 """The hidden grader of the Adam kata."""
 
 import copy
+from collections import namedtuple
 from dataclasses import replace
 
 import numpy as np
@@ -30,12 +31,14 @@ LARGE = 1e6
 NOTHING = (10, 11)  # the steps in which every gradient is zero
 STRONG = {"lr": 0.05, "betas": (0.8, 0.95), "eps": 0.1}
 DECAY = {**STRONG, "weight_decay": 0.3}
-TREES = ({"a": 0, "more": [0]}, (0, ({"b": 0},)))  # pytrees of two leaves
+Layer = namedtuple("Layer", ["weight", "bias"])
+TREES = ({"a": 0, "more": [0], "none": None}, Layer(0, ({"b": 0},)))  # pytrees of two leaves
 SCHEDULES = (
     {"warmup": 4, "total": 20, "peak": 0.3, "floor": 0.05},
     {"warmup": 4, "total": 20, "peak": 2.0},
     {"warmup": 0, "total": 15, "peak": 0.3},
 )
+ZEROS = {"lr": 0.0, "betas": (0.0, 0.0), "eps": 0.0, "weight_decay": 0.0}
 BAD = (
     {"lr": -0.1},
     {"betas": (1.0, 0.9)},
@@ -212,6 +215,7 @@ def test_adam_trajectory(attempt, rng):
     check_values(attempt, train(attempt, rng, "Adam", STRONG))
     short = train(attempt, rng, "Adam", STRONG, steps=3, shape=(), tree=1)
     check_values(attempt, short, dtypes=("float64", "float32"))
+    check_values(attempt, train(attempt, rng, "Adam", STRONG, steps=3, shape=(3, 4)), dtypes=("float64",))
 
 
 @level(2)
@@ -305,9 +309,12 @@ def test_adam_zero_grad(attempt, rng):
 
 @level(2, only=CLASSES)
 def test_adam_errors(attempt, rng):
-    """negative lr, eps or weight_decay, and betas outside [0, 1), of a group as well: ValueError"""
+    """negative lr, eps or weight_decay, and betas outside [0, 1), of a group as well: ValueError; zeros are allowed"""
 
     def play(m, p, q, dp, dq):
+        given = {"p": m.to(p)} if m.framework == "numpy" else [m.to(p).requires_grad_()]
+        m.step(f"Adam({shown(ZEROS)}), which no bound forbids")
+        m.Adam(given, **ZEROS)
         for bad in BAD:
             given = {"p": m.to(p)} if m.framework == "numpy" else [m.to(p).requires_grad_()]
             m.raises(ValueError, lambda given=given, bad=bad: m.Adam(given, **bad), f"Adam with {shown(bad)}")
