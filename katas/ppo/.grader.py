@@ -125,7 +125,7 @@ def test_gae_everywhere(attempt, rng):
         cuts = [(t, n, how) for n, column in enumerate(columns) for t, how in enumerate(column)]
         check_values(attempt, rollout(rng, cuts, (T, len(columns))), dtypes=("float32",))
     ends = [(t, 0, KINDS[1 + i % 3]) for i, t in enumerate(range(7, LONG, 37))]
-    long = rollout(rng, ends, (LONG, 1))
+    long = rollout(rng, ends, (LONG, 2))  # in the second no episode ends
     check_values(attempt.directly, long)  # a loop over the steps is right, and compiled whole it would take minutes
 
 
@@ -348,6 +348,8 @@ def test_loss_stats(attempt, rng):
     check_values(attempt, loss_scenario(samples(rng), PLAIN, ("approx_kl", "clip_fraction")))
     lopsided = {name: x[::2][:5] for name, x in samples(rng).items()}
     check_values(attempt, loss_scenario(lopsided, PLAIN, STATS))
+    lopsided["logp"] = lopsided["old_logp"] + np.log(1.32)  # outside, and its logarithm inside
+    check_values(attempt, loss_scenario(lopsided, PLAIN, ("clip_fraction",)))
 
 
 @level(2)
@@ -677,7 +679,7 @@ def epoch(m, n, size, generator):
     """The batches of one epoch as lists of whole numbers."""
     m.step(f"minibatches({n}, {size}, generator)")
     batches = []
-    for batch in m.minibatches(n, size, generator):
+    for batch in list(m.minibatches(n, size, generator)):
         found = (
             batch
             if isinstance(batch, list | tuple | range)
