@@ -106,16 +106,24 @@ def jax_steps(m, name, options, p, q, dp, dq, tree):
         options["beta1"], options["beta2"] = options.pop("betas")
     m.step(f"{name}({shown(options)})")
     init, update = getattr(m, name)(options.pop("lr", 1e-3), **options)
+    if tree:
+        init = m.compiled(init)
     tree = jax.tree.structure(TREES[tree])
-    params = jax.tree.unflatten(tree, [m.to(p), m.to(q)])
+    params = turned(jax.tree.unflatten(tree, [m.to(p), m.to(q)]))
     state, update = init(params), m.compiled(update)
     for t in range(len(dp)):
         m.step(f"update {t + 1}")
-        updates, state = update(jax.tree.unflatten(tree, [m.to(dp[t]), m.to(dq[t, ...])]), state, params)
+        gradients = turned(jax.tree.unflatten(tree, [m.to(dp[t]), m.to(dq[t, ...])]))
+        updates, state = update(gradients, state, params)
         found = jax.tree.structure(updates)
         m.check(found == tree, f"the updates are not a pytree like params: {found}, expected {tree}")
-        params = jax.tree.map(lambda x, dx: x + dx, params, updates)
+        params = turned(jax.tree.map(lambda x, dx: x + dx, params, updates))
     return jax.tree.leaves(params)
+
+
+def turned(tree):
+    """A dict with its keys in another order than JAX has them in."""
+    return dict(reversed(tree.items())) if isinstance(tree, dict) else tree
 
 
 def shown(options):

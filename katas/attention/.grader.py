@@ -262,7 +262,9 @@ def test_attention_parity(attempt, rng, places):
 @level(1)
 def test_attention_from_scratch(attempt, rng):
     """attention is made from its parts"""
-    check_from_scratch(attempt, plain(*inputs(rng)), plain(*inputs(rng), mask=masked(rng, *AXES["T S"])))
+    q, k, v = inputs(rng)
+    alike = plain(q, k, v[..., : q.shape[-1]])  # libraries ask for D = E
+    check_from_scratch(attempt, plain(q, k, v), alike, plain(q, k, v, mask=masked(rng, *AXES["T S"])))
 
 
 @level(2)
@@ -367,6 +369,12 @@ def test_multi_head_errors(attempt, rng):
     x, w_q, *rest = case.args
     wide = replace(case, args=(x, np.concatenate([w_q, w_q[:, :1]], axis=1), *rest))
     check_raises(attempt, wide, ValueError, "w_q has 49 columns, which 6 heads do not divide")
+    check_raises(attempt, multi_head(rng, n_kv_heads=12), ValueError, "H = 6 is not a multiple of K = 12")
+    for at, name in ((2, "w_k"), (3, "w_v")):
+        args = list(case.args)
+        args[at] = np.concatenate([args[at], args[at][:, :1]], axis=1)
+        sentence = f"{name} has {args[at].shape[1]} columns, which 6 heads do not divide"
+        check_raises(attempt, replace(case, args=tuple(args)), ValueError, sentence)
 
 
 @level(3, only=AUTODIFF)

@@ -868,7 +868,8 @@ def language(table, prompt, ends, eos):
 def generation(rng, ends, new, eos=None, prompt=4):
     """generate against decoding without a cache, and the calls of step counted; a row for each of ends.
 
-    Logits are negative and close to each other. The last row's prompt begins with eos, as many a text does.
+    Logits are negative and close to each other. The last row's prompt begins with eos, as many a text does, and the
+    first row's ends with it.
     """
     rows = len(ends)
     table = rng.permuted(np.tile(np.arange(VOCABULARY) / 8 - 100, (17, 1)), axis=1)
@@ -876,6 +877,7 @@ def generation(rng, ends, new, eos=None, prompt=4):
     start = np.where(start == eos, (start + 1) % VOCABULARY, start)
     if eos is not None and prompt > 1:
         start[:, -1, 0] = eos
+        start[:, 0, -1] = eos
 
     def once(m, table, start, when):
         model = language(table, prompt, ends, eos)
@@ -889,7 +891,7 @@ def generation(rng, ends, new, eos=None, prompt=4):
             found.shape == right.shape,
             f"the result has shape {found.shape}, expected {right.shape}: {prompt} tokens of prompt and "
             f"{right.shape[1] - prompt} new ones"
-            + ("; an eos in the prompt, which the last row begins with, ends nothing" if (start == eos).any() else ""),
+            + ("; an eos in the prompt, which the last row begins with and the first ends with, ends nothing" if (start == eos).any() else ""),
         )
         calls = right.shape[1] - prompt
         m.check(

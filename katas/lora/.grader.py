@@ -27,6 +27,7 @@ RANK, ALPHA = 4, 7.0
 DRAWS, SEQUENCES = 4000, 40
 TARGETS = ("q_proj", "v_proj")
 IDS = np.array([2, -1, 0, 2, 5])
+LARGE_RANK = 11  # above both widths
 OTHER_INPUTS = ("I", "T I", "B N T I")  # of one axis, two and four
 
 
@@ -107,6 +108,8 @@ def test_adapter_shapes(attempt, rng):
         m.check(len(np.unique(first)) > first.size // 2, "lora_A does not start random")
         m.check(not np.array_equal(first, second), "two layers start with the same lora_A")
         m.check(np.array_equal(zero, np.zeros_like(zero)), "lora_B does not start at zero")
+        wide = m.LoRALinear(base_layer(m, w, bias), LARGE_RANK, ALPHA)
+        m.array(wide.lora_A.detach(), f"lora_A of rank {LARGE_RANK}", shape=(LARGE_RANK, w.shape[1]))
         return {}
 
     check_values(attempt, layer_scenario(rng, play), dtypes=attempt.backend.dtypes)
@@ -295,13 +298,14 @@ def functional(rng, bias=True, x="B T I", rank=RANK):
 
 @level(1, only=("jax",))
 def test_init_values(attempt, rng):
-    """init_lora gives a (R, I), random, and b (O, R), zero, also of rank 1"""
+    """init_lora gives a (R, I), random, and b (O, R), zero, also of rank 1 or of one above I and O"""
 
     def play(m, x, w, a, b, bias):
         import jax
 
-        for part, shape in zip(m.init_lora(jax.random.key(1), 5, 7, 1), ((1, 5), (7, 1)), strict=True):
-            m.array(part, "an adapter of rank 1", shape=shape, dtype="any")
+        for rank in (1, LARGE_RANK):
+            for part, shape in zip(m.init_lora(jax.random.key(1), 5, 7, rank), ((rank, 5), (7, rank)), strict=True):
+                m.array(part, f"an adapter of rank {rank}", shape=shape, dtype="any")
         pairs = [m.init_lora(jax.random.key(seed), w.shape[1], w.shape[0], RANK) for seed in (1, 2, 1)]
         m.check(all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs), "init_lora should return (a, b)")
         first, second, again = (m.array(pair[0], "a", shape=a.shape, dtype="any") for pair in pairs)
@@ -420,6 +424,9 @@ def test_merge_twice(attempt, rng):
             m.step(f"{does} after {', '.join(found) or 'nothing'}")
             getattr(layer, does)()
             m.check(bool(layer.merged) == (does == "merge"), f"after {does}() `merged` is {layer.merged}")
+            if len(found) == 1:
+                m.step("train() and eval() after merge")
+                layer.train().eval()
             found[f"{len(found) + 1}. {does}"] = m.array(layer(x).detach(), "out")
         set_adapter(m, layer, given["a"][::-1], given["b"])
         for does in ("merge", "unmerge"):
@@ -488,6 +495,11 @@ def test_merge_loaded(attempt, rng):
         out = m.array(layer(m.to(x)).detach(), "out")
         m.step("unmerge")
         restored(m, layer, base, loaded, a, b)
+        m.step("load other base weights again, merge and unmerge")
+        with torch.no_grad():
+            base.weight.copy_(m.to(w))
+        layer.merge()
+        restored(m, layer, base, w, a, b)
         return {"out": before, "out, merged": out}
 
     def kernel(x, w, a, b, bias, loaded):
@@ -875,10 +887,13 @@ def test_add_lora(attempt, rng):
         block = {"q_proj": m.to(w), "k_proj": m.to(q), "norm": m.to(q[0])}
         params = {"blocks": [block, {"q_proj": m.to(w), "mlp": {"v_proj": m.to(q)}}], "v_proj": m.to(q[0])}
         params |= {"stack": {"v_proj": m.to(np.stack([q, q]))}, "q_proj": {"scale": m.to(w)}, "rest": [m.to(w)]}
+        params |= {"proj": m.to(w), "my_v_proj": m.to(w)}
+        given = jax.tree.structure(params)
 
         def adapters(seed):
             m.step("add_lora for q_proj and v_proj")
             found = m.add_lora(jax.random.key(seed), params, ("q_proj", "v_proj"), rank=2)
+            m.check(jax.tree.structure(params) == given, "add_lora changes params: its result is a pytree of its own")
             return [m.array(leaf, "an adapter", dtype="any") for leaf in jax.tree.leaves(found)]
 
         leaves = adapters(3)
@@ -921,8 +936,9 @@ def test_add_errors(attempt, rng):
     check_play(attempt, Scenario("add_lora", {"w": rng.normal(size=(7, 5))}, play, lambda **arrays: {}))
 
 
-def batched(rng, ids=IDS, T=3):
-    dims = {"x": (len(ids), T, 5), "weight": (7, 5), "a": (6, 4, 5), "b": (6, 7, 4)}
+def batched(rng, ids=IDS, T=3, widths=(5, 7)):
+    into, out = widths
+    dims = {"x": (len(ids), T, into), "weight": (out, into), "a": (6, 4, into), "b": (6, out, 4)}
     args = (*(rng.normal(size=shape) for shape in dims.values()), ids.copy())
     options = {"scaling": rng.uniform(0.5, 2.0, size=6)}
     return Case("batched_lora", args, kernels.batched, kernels.batched_backward, options)
@@ -972,3 +988,10 @@ def test_batched_ops(attempt, rng):
     """the number of operations does not grow with the batch"""
     small, large = batched(rng, IDS[:2]), batched(rng, np.resize(IDS, 16))
     check_growth(attempt, small, large, what="ops", expected=1, unwanted=8, sentence="B went from 2 to 16")
+
+
+@level(4)
+def test_batched_memory(attempt, rng):
+    """no row gets a weight of its own: the largest intermediate grows with I + O, not with I O"""
+    small, large = (batched(rng, np.resize(IDS, 64), 1, (width, width)) for width in (16, 32))
+    check_growth(attempt, small, large, what="largest", expected=2, unwanted=4, sentence="I and O doubled")
