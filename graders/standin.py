@@ -50,6 +50,19 @@ class StandIn(torch.Tensor):
     def __repr__(self, *, tensor_contents: Any = None) -> str:
         return f"stand-in {self.inner.detach()!r}"
 
+    @property
+    def data(self) -> torch.Tensor:
+        """Without history, of the same numbers; assigned, those of another tensor."""
+        plain: torch.Tensor = torch.Tensor.data.__get__(self)
+        return plain
+
+    @data.setter
+    def data(self, other: torch.Tensor) -> None:
+        if not isinstance(other, StandIn):
+            raise RuntimeError(f"incompatible tensor type: a tensor on the stand-in was given data on {other.device}")
+        torch.Tensor.data.__set__(self, other)
+        self.inner = other.inner
+
     def numpy(self, *, force: bool = False) -> Any:
         if force:
             return unwrap(self).numpy()

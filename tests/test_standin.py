@@ -147,6 +147,19 @@ def test_views_share_and_versions_move():
     assert unwrap(x)[:, 2].tolist() == [1.0, 8.0, 8.0, 1.0]
 
 
+@pytest.mark.usefixtures("_simulated")
+def test_data_that_is_assigned_is_what_is_read():
+    p = nn.Parameter(wrap(torch.ones(2, 3)))
+    p.data = p.data.T + 5
+    assert unwrap(p * 1).tolist() == [[6.0, 6.0]] * 3
+    p.data += 1
+    assert unwrap(p.detach()).tolist() == [[7.0, 7.0]] * 3
+    (p * 2).sum().backward()
+    assert unwrap(p.grad).tolist() == [[2.0, 2.0]] * 3
+    with pytest.raises(RuntimeError, match="incompatible"):
+        p.data = torch.ones(3, 2)
+
+
 def test_training_a_module_is_bit_equal():
     def train(device):
         torch.manual_seed(0)

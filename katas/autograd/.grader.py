@@ -1248,6 +1248,7 @@ def fit(m, x, y, scale, seed, classes):
     m.step(f"fit on {len(x)} digits of {classes} classes, pixels from 0 to {16 / scale:.0f}, seed={seed}")
     with threadpool_limits(1):
         predict = m.fit(m.to(x / scale, "x"), m.to(y, "y"), n_classes=classes, seed=seed)
+    m.unchanged()
     m.check(callable(predict), f"fit gives {'None' if predict is None else kind(predict)}, expected predict")
     return predict
 

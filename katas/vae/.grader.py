@@ -38,6 +38,7 @@ THRESHOLD = -22.5
 # By how much the KL counts in what was trained.
 WEIGHTS = (0.65, 1.55)
 MEAN_IMAGE = -25.5  # what one image for all digits gives, at the worst
+LOST = 100  # the likelihood loses so many times what the KL gains: nothing was drawn in training
 NOTHING = 0.05  # the weight that is none
 EMPTY, FULL = 0.5, 12.0  # nats of KL: below, the latents say nothing; a right fit has 3 to 8
 SURE = 7.0  # standard errors of a mean that a right attempt never strays
@@ -325,8 +326,10 @@ def test_elbo_dtype(attempt, rng):
 def test_bernoulli_values(attempt, rng):
     """x log p + (1 - x) log(1 - p), p = sigmoid(logits), summed over the pixels, for every x in [0, 1]"""
     binary = (pixels(rng) > 0.5).astype(float)
-    check_values(attempt, likelihood(binary, logits(rng)))
-    check_values(attempt, likelihood(pixels(rng), logits(rng)))
+    grey = likelihood(pixels(rng), logits(rng))
+    with along_with(attempt, grey):
+        check_values(attempt, likelihood(binary, logits(rng)))
+    check_values(attempt, grey)
 
 
 @level(2)
@@ -661,6 +664,7 @@ def average_loss(m, x, eps, z, more, keys=2000):
     taken = {
         "it is +ELBO, which training would make smaller": -right,
         "the KL is missing": -terms.mean(),
+        "it is divided by the number of pixels": right / x.shape[1],
         "the likelihood is averaged over the pixels": kl - terms.mean() / x.shape[1],
         "the KL is subtracted from the wrong side": -terms.mean() - kl,
     }
@@ -816,6 +820,11 @@ def options(m, x, z):
     for name, value in {"steps": 9, "batch_size": 5, "lr": 0.05}.items():
         other = Fitted(m, x, 1, **{**SMALL, name: value})
         m.check(not first.same(other, x, z), f"{name}={SMALL[name]} and {name}={value} give the same model")
+    narrow, wide = (Fitted(m, x, 1, **{**SMALL, "hidden": width}).parameters() for width in (11, 29))
+    sizes = [sum(part.size for part in parts) for parts in (narrow, wide)]
+    m.check(sizes[0] < sizes[1], f"fit makes a model of {sizes[0]} numbers with hidden=11 and of {sizes[1]} with hidden=29")
+    rounded = Fitted(m, np.round(x), 1, **SMALL)
+    m.check(not first.same(rounded, x, z), "fit on grey images and on the same ones rounded gives one model")
     return {}
 
 
@@ -845,7 +854,7 @@ def test_fit_seed(attempt, rng):
 
 @level(3, seconds=60)
 def test_fit_options(attempt, rng):
-    """fit uses steps, batch_size and lr, as Adam does"""
+    """fit uses hidden, steps, batch_size and lr, as Adam does, and takes the images as they are"""
     run(attempt, fitting(rng, options))
     run(attempt, fitting(rng, updates))
 
@@ -878,6 +887,8 @@ def verdict(bound, kl, weight):
             little = "nothing" if weight < NOTHING else "little"
             return f"{below}: the KL is far too large, {little} holds the posterior to the prior"
         if not bound >= MEAN_IMAGE:
+            if abs(weight) > LOST:
+                return f"{below}: only means decode to digits, draws around them to noise"
             return f"{below}: one image for all digits would do better"
     if weight < 0:
         return "the posterior's spread was not trained against the likelihood: is its gradient cut?"
@@ -1030,20 +1041,26 @@ def path(m, x, eps, z, more):
     if m.framework == "torch":
         model.native.eval()
     mu = m.array(model.encode(m.to(x))[0], "encode's result").astype(np.float64)
-    for n in (5, 2, 3):
-        got = interpolated(m, model, x[0], x[1], n)
+    for n, i, j in ((5, 0, 1), (5, 2, 3), (5, 4, 5), (2, 0, 1), (3, 0, 1)):
+        got = interpolated(m, model, x[i], x[j], n)
         t = np.arange(n)[:, None] / (n - 1)
-        logits = m.array(model.decode(m.to(mu[0] + t * (mu[1] - mu[0]))), "decode's result")
+        logits = m.array(model.decode(m.to(mu[i] + t * (mu[j] - mu[i]))), "decode's result")
         right = kernels.sigmoid(logits)
         if near(got, right, 1.0) or near(got, logits, 1.0):
             continue
         about = range(n)
-        if not np.array_equal(got, interpolated(m, model, x[0], x[1], n)):
+        if not np.array_equal(got, interpolated(m, model, x[i], x[j], n)):
             said = "two calls give different images: the ends are the posterior means, nothing is drawn"
         elif near(got[::-1], right, 1.0) or near(got[::-1], logits, 1.0):
             said = "the images are in reverse: the first is x0's, the last x1's"
         elif not (near(got[:1], right[:1], 1.0) or near(got[:1], logits[:1], 1.0)):
             said, about = "the first image is not decode(mu(x0))", [0]
+            inner = (np.arange(n)[:, None] + 1) / (n + 1)
+            within = m.array(model.decode(m.to(mu[i] + inner * (mu[j] - mu[i]))), "decode's result")
+            if near(got, kernels.sigmoid(within), 1.0) or near(got, within, 1.0):
+                said += ", but a point on the way to x1"
+            elif near(got, kernels.sigmoid(right), 1.0):
+                said += ": the sigmoid is taken twice"
         elif not (near(got[-1:], right[-1:], 1.0) or near(got[-1:], logits[-1:], 1.0)):
             said, about = "the last image is not decode(mu(x1))", [n - 1]
         else:
@@ -1055,7 +1072,8 @@ def path(m, x, eps, z, more):
         at = np.unravel_index(np.argmax(error), error.shape)
         expected, came = told_apart(wanted[at], got[at])
         where = f"image {at[0] + 1} of {n}, pixel {at[1]}"
-        raise Mismatch(f"interpolate, n={n}: {said}", details=(("expected", f"{expected}  in {where}"), ("got", came)))
+        details = (("expected", f"{expected}  in {where}"), ("got", came))
+        raise Mismatch(f"interpolate, n={n}: {said}", details=details)
     return {}
 
 

@@ -33,8 +33,8 @@ class LoRALinear(nn.Module):
 
     def _toggle(self, on: bool) -> None:
         if bool(self.merged) != on:
-            w = self.linear.weight.data
-            w.copy_(torch.addmm(w, self.lora_B.data, self.lora_A.data, alpha=self.factor if on else -self.factor))
+            w, alpha = self.linear.weight, self.factor if on else -self.factor
+            w.data = torch.addmm(w.data, self.lora_B.data, self.lora_A.data, alpha=alpha)
             self.merged = torch.tensor(on)
 
     def merge(self) -> None:
