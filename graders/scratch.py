@@ -66,9 +66,10 @@ class Watch:
         if event == "call":
             path = self.codes.get(frame.f_code)
             if path is None and self.builtins and frame.f_code.co_name == "__call__":
-                # torch.ops.aten.<name>(...) is a Python object that carries the name
-                operator = str(getattr(frame.f_locals.get("self"), "_qualified_op_name", ""))
-                path = self.builtins.get(operator.rpartition("::")[2])
+                # torch.ops.aten.<name>(...) and <name>.default(...) are Python objects that carry the name
+                called = frame.f_locals.get("self")
+                operator = str(getattr(called, "_qualified_op_name", None) or getattr(called, "_name", ""))
+                path = self.builtins.get(operator.rpartition("::")[2].partition(".")[0])
             if path is None and self.packages:
                 path = self._package(frame.f_globals.get("__name__", ""))
         elif event == "c_call":

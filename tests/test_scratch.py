@@ -35,6 +35,7 @@ ROUTES = {
     "renamed": lambda x: renamed(x, x, x),
     "computed name": lambda x: getattr(F, "scaled_dot" + "_product_attention")(x, x, x),
     "torch.ops": lambda x: torch.ops.aten.scaled_dot_product_attention(x, x, x),
+    "an overload": lambda x: torch.ops.aten.scaled_dot_product_attention.default(x, x, x),
     "torch._C": lambda x: torch._C._nn.scaled_dot_product_attention(x, x, x),
 }
 

@@ -242,6 +242,9 @@ def test_attention_edges(attempt, rng, seed):
     for layout in LAYOUTS[1:]:
         arrays = [arranged(rng, AXES[axes], layout) for axes in ("B H T D", "B H S D", "B H S E")]
         check_values(attempt, plain(*arrays), dtypes=("float32",))
+    q, k, v = inputs(rng)
+    for mask in (np.zeros((), bool), np.zeros((1, 1, 1, 1), bool), masked(rng, *AXES["S T"]).T):
+        check_values(attempt, plain(q, k, v, mask=mask), dtypes=("float32",))
     for_all(
         attempt,
         calls(),

@@ -161,7 +161,8 @@ def slopes(leaves, arrays):
 def check_scalars(attempt, program, *, backward=True, **leaves):
     """The program on Values: its result and, after backward, the gradient of each leaf."""
     arrays = {name: np.asarray(x) for name, x in leaves.items()}
-    found, sizes = kernels.gradients(lambda **duals: program.run(duals), {k: x.astype(float) for k, x in arrays.items()})
+    real = {name: x.astype(float) for name, x in arrays.items()}
+    found, sizes = kernels.gradients(lambda **duals: program.run(duals), real)
     text = program.text()
 
     def play(m, **_):

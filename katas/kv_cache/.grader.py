@@ -379,8 +379,9 @@ def leaves(cache):
 
 
 def numbers(cache):
-    """All that a JAX cache holds."""
-    return np.concatenate([np.zeros(0), *(np.asarray(leaf).astype(np.float64).ravel() for leaf in leaves(cache))])
+    """All that a JAX cache holds, but for NaN, which may mark free slots."""
+    held = np.concatenate([np.zeros(0), *(np.asarray(leaf).astype(np.float64).ravel() for leaf in leaves(cache))])
+    return held[~np.isnan(held)]
 
 
 def jax_updates(m, arrays, count):
@@ -872,7 +873,7 @@ def generation(rng, ends, new, eos=None, prompt=4):
     first row's ends with it.
     """
     rows = len(ends)
-    table = rng.permuted(np.tile(np.arange(VOCABULARY) / 8 - 100, (17, 1)), axis=1)
+    table = rng.permuted(np.tile(np.arange(VOCABULARY) / 8192 - 100, (17, 1)), axis=1)
     start = rng.integers(0, VOCABULARY, size=(2, rows, prompt))
     start = np.where(start == eos, (start + 1) % VOCABULARY, start)
     if eos is not None and prompt > 1:
@@ -891,7 +892,11 @@ def generation(rng, ends, new, eos=None, prompt=4):
             found.shape == right.shape,
             f"the result has shape {found.shape}, expected {right.shape}: {prompt} tokens of prompt and "
             f"{right.shape[1] - prompt} new ones"
-            + ("; an eos in the prompt, which the last row begins with and the first ends with, ends nothing" if (start == eos).any() else ""),
+            + (
+                "; an eos in the prompt, as the last row begins and the first ends, ends nothing"
+                if (start == eos).any()
+                else ""
+            ),
         )
         calls = right.shape[1] - prompt
         m.check(
@@ -1019,8 +1024,8 @@ def test_window_apart(attempt, rng):
 
 @level(4, only=("torch",))
 def test_window_storage(attempt, rng):
-    """storage is O(window), however long the run"""
-    window, run = 4, 1024
+    """storage is O(window) and the oldest key is the right one, however long the run"""
+    window, run = 5, 1024
 
     def play(m, k, v):
         k, v = m.to(k[0]), m.to(v[0])
@@ -1029,8 +1034,10 @@ def test_window_storage(attempt, rng):
         def long_run():
             cache = made(m, "SlidingWindowCache", window)
             m.step(f"{run} updates of a window of {window}")
-            for _ in range(run):
-                cache.update(k * 1, v * 1)
+            for t in range(run):
+                keys, _ = cache.update(k * 0 + t, v * 1)
+                oldest, expected = float(keys[0, 0, 0, 0]), max(0, t + 1 - window)
+                m.check(oldest == expected, f"after {t + 1} updates the oldest key is that of token {oldest:g}, from 0")
 
         held = m.cost(long_run).peak
         m.check(

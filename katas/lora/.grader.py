@@ -140,9 +140,15 @@ def test_layer_starts_as_base(attempt, rng):
 
 @level(1, only=("torch",))
 def test_layer_rank_one(attempt, rng):
-    """a rank of 1 is a rank, as 3 is, and without a word on dropout there is none in training"""
+    """a rank of 1 is a rank, an alpha of 0 a number; without a word on dropout there is none in training"""
 
     def play(m, x, w, a, b, bias, rank):
+        m.step(f"LoRALinear of rank {rank} and alpha 0")
+        off = m.LoRALinear(base_layer(m, w, bias), rank, 0.0)
+        set_adapter(m, off, a[:rank], b[:, :rank])
+        out, alone = (m.array(y.detach(), "out") for y in (off(m.to(x)), base_layer(m, w, bias)(m.to(x))))
+        same = np.abs(out - alone).max() < 1e-3 * np.abs(alone).max()
+        m.check(same, "with an alpha of 0 the adapter changes what the base gives")
         m.step(f"LoRALinear of rank {rank}, dropout left out, in training")
         layer = m.LoRALinear(base_layer(m, w, bias), rank, ALPHA)
         set_adapter(m, layer, a[:rank], b[:, :rank])
@@ -355,6 +361,10 @@ def test_linear_values(attempt, rng):
     check_values(attempt, functional(rng, bias=False))
     for x, rank in zip(OTHER_INPUTS, (1, 2, 3), strict=True):
         check_values(attempt, functional(rng, x=x, rank=rank))
+    case = functional(rng)
+    x, w, bias, a, b = case.args
+    check_values(attempt, replace(case, args=(x, w[:1], bias[:1], a, b[:1])))
+    check_values(attempt, replace(case, options={"alpha": 0.0}))
 
 
 @level(1, only=("jax",))

@@ -822,7 +822,7 @@ def options(m, x, z):
         m.check(not first.same(other, x, z), f"{name}={SMALL[name]} and {name}={value} give the same model")
     narrow, wide = (Fitted(m, x, 1, **{**SMALL, "hidden": width}).parameters() for width in (11, 29))
     sizes = [sum(part.size for part in parts) for parts in (narrow, wide)]
-    m.check(sizes[0] < sizes[1], f"fit makes a model of {sizes[0]} numbers with hidden=11 and of {sizes[1]} with hidden=29")
+    m.check(sizes[0] < sizes[1], f"fit makes {sizes[0]} numbers with hidden=11 and {sizes[1]} with hidden=29")
     rounded = Fitted(m, np.round(x), 1, **SMALL)
     m.check(not first.same(rounded, x, z), "fit on grey images and on the same ones rounded gives one model")
     return {}
