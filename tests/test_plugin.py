@@ -82,7 +82,7 @@ def test_a_failure_card(tmp_path):
     path = written(tmp_path, UNSCALED, "mine_numpy.py")
     code, shown = run("katas/attention", "--attempt", path, "--seed", 5, "--hint")
     assert code == 1
-    assert "✗ level 1  attention                3 of 9 checks" in shown
+    assert "✗ level 1  attention                3 of 10 checks" in shown
     assert "attention_values: without a mask it is softmax(q k^T / sqrt(D)) v\n" in shown
     assert re.search(r"\n\d+ of 168 entries of out are off, the worst by [\d.]+, [\d,]+ x the budget of", shown)
     assert re.search(r"  called    attention\(q: \(2, 3, 4, 6\) float(32|64), k: \(2, 3, 5, 6\) float", shown)

@@ -339,7 +339,7 @@ def test_watch_on_a_terminal(terminal, path, history):
     one = terminal("watch.py", "attention", "--attempt", path)
     assert "left" not in one.until("replay")
     written(path.parent, RIGHT, "mine_numpy.py.new").replace(path)
-    one.until("passed: 28 checks")
+    one.until("passed: 29 checks")
     one.press("\x03")
     assert one.end() == 130
     assert termios.tcgetattr(one.fd) == one.modes

@@ -187,7 +187,7 @@ def test_step_values(attempt, rng):
     check_values(attempt, one_step(rng, 4, lr=0.05, beta1=0.8, beta2=0.95, eps=0.1), dtypes=every)
     check_values(attempt, one_step(rng, 1, lr=0.3, beta1=0.6, beta2=0.7, eps=0.5))
     check_values(attempt, one_step(rng, 500, lr=0.05, beta1=0.99, beta2=0.98, eps=0.1))
-    check_values(attempt, one_step(rng, 2000, lr=0.05, eps=0.1))
+    check_values(attempt, one_step(rng, 2000, lr=0.05, beta1=0.9, beta2=0.999, eps=0.1))
 
 
 @level(1)
