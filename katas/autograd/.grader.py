@@ -504,7 +504,6 @@ def test_zero_grad(attempt):
     def calls(m, roots):
         inner, root, *leaves = roots
         root.backward()
-        root.backward()
         m.step("zero_grad after backward")
         root.zero_grad()
         for node, what in zip((inner, *leaves), ("x * y, a result below,", "x", "y"), strict=True):
