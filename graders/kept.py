@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,17 @@ class Kept:
 def fingerprint(kata: Kata, *paths: Path) -> str:
     """Changes with whatever a verdict on these files depends on: the library, the kata's grader, the files.
 
-    Of the library, what compares attempts, practises with them and hints at mistakes grades nothing.
+    Of the library, what compares attempts, practises with them and hints at mistakes grades nothing; of the kernels
+    those count that the grader imports.
     """
-    other = {"compare", "practice", "bugs.py", "kept.py", "mutants.py", "renaming.py"}
-    files = [*(path for path in sorted((ROOT / "graders").rglob("*.py")) if not {*path.parts} & other), kata.grader]
-    files += paths
+    other = {"compare", "practice", "kernels", "bugs.py", "kept.py", "mutants.py", "renaming.py"}
+    files = [path for path in sorted((ROOT / "graders").rglob("*.py")) if not {*path.parts} & other]
+    files += [*imported(kata.grader), kata.grader, *paths]
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()[:16]
+
+
+def imported(path: Path) -> list[Path]:
+    """The kernels that a file imports, and those that they import."""
+    names = re.findall(r"^from graders\.kernels import (\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    found = [ROOT / "graders" / "kernels" / f"{name}.py" for name in names]
+    return [*found, *(path for kernel in found for path in imported(kernel))]

@@ -157,10 +157,10 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 class Tally:
-    """Counts the steps of environments wherever they run: each appends one byte to a file."""
+    """Counts the steps of environments wherever they run, and stops them at so many: each appends a byte to a file."""
 
-    def __init__(self, folder: str) -> None:
-        self.path = Path(folder) / "steps"
+    def __init__(self, folder: str, at_most: int) -> None:
+        self.path, self.at_most = Path(folder) / "steps", at_most
         self.path.touch()
 
     @property
@@ -168,10 +168,10 @@ class Tally:
         return self.path.stat().st_size
 
     def around(self, make: Callable[[], Any]) -> Callable[[], Any]:
-        """make, with each step of what it makes counted."""
+        """make, with each step of what it makes counted. One too many raises RuntimeError."""
         import gymnasium
 
-        path = str(self.path)
+        path, at_most = str(self.path), self.at_most
 
         class Counted(gymnasium.Wrapper[Any, Any, Any, Any]):
             file: int | None = None
@@ -180,6 +180,8 @@ class Tally:
                 if self.file is None:  # opened where it runs, which may be another process
                     self.file = os.open(path, os.O_WRONLY | os.O_APPEND)
                 os.write(self.file, b".")
+                if os.fstat(self.file).st_size > at_most:
+                    raise RuntimeError(f"all environments together have taken more than {at_most:,} steps")
                 return self.env.step(action)
 
             def close(self) -> None:

@@ -5,7 +5,7 @@ import functools
 import itertools
 import random
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from graders.checks import (
     budget,
     check_dtype,
     check_from_scratch,
+    check_growth,
     check_parity,
     check_play,
     check_shape,
@@ -33,6 +34,7 @@ DISCOUNTS = {"gamma": 0.9, "lam": 0.7}
 LONG = 300  # (gamma lam)^T and its inverse are beyond float32
 KINDS = ("neither", "terminated", "truncated", "both")
 RATIOS = np.array([0.35, 0.6, 0.9, 1.1, 1.45, 2.2])  # inside, and outside on either side, for a clip of 0.2 or 0.3
+UNEQUAL = [0, 1, 3, 4, 5, 6, 8, 10]  # of `samples`: of either sign below the clip, good above, and within
 STATS = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction")
 PLAIN = {"clip": 0.3, "value_coef": 0.7, "entropy_coef": 0.05, "value_clip": None, "normalize": False}
 DRAWS, CALLS = 4000, 400
@@ -127,6 +129,14 @@ def test_gae_everywhere(attempt, rng):
     ends = [(t, 0, KINDS[1 + i % 3]) for i, t in enumerate(range(7, LONG, 37))]
     for cuts in (ends, []):  # a loop over the steps is right, and compiled whole it would take minutes
         check_values(attempt.directly, rollout(rng, cuts, (LONG, 1)))
+
+
+@level(1)
+def test_gae_cost(attempt, rng):
+    """the work grows as T does, not as its square"""
+    few, many = (rollout(rng, shape=(T, 2)) for T in (24, 48))
+    for what in ("ops", "largest"):
+        check_growth(attempt, few, many, what=what, expected=2, unwanted=4, sentence="T doubled")
 
 
 @level(1, only=("torch",))
@@ -231,6 +241,9 @@ def torch_loss(m, options, arrays):
 
     leaves = {name: m.to(arrays[name], name).requires_grad_() for name in INPUTS}
     loss, stats = parts(m, m.ppo_loss(*leaves.values(), **options))
+    m.check(
+        all(x.grad is None for x in leaves.values()), "ppo_loss has called backward(): that is for whoever trains by it"
+    )
     value = m.array(loss, "the loss", shape=())
     m.check(loss.requires_grad, "the loss has no graph: nothing could be trained by it")
     grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
@@ -265,6 +278,17 @@ def loss_and_gradients(m, options, arrays):
     return found, {name: m.array(grad, f"the gradient of {name}", dtype="any") for name, grad in fixed.items()}
 
 
+@dataclass(frozen=True)
+class Loss(Scenario):
+    """A call of `ppo_loss`, which the report shows with its options."""
+
+    options: dict = field(default_factory=dict)
+
+    def called(self, attempt):
+        count = len(self.arrays["logp"])
+        return "in", f"{call_text(self.options)} of {count} samples, {self.dtype} on {attempt.place}"
+
+
 def loss_scenario(arrays, options, names=None):
     """The loss, the statistics and the gradients, or those of them that are named."""
 
@@ -277,7 +301,7 @@ def loss_scenario(arrays, options, names=None):
     def kernel(**given):
         return chosen(kernels.ppo_loss(**given, **options))
 
-    return Scenario("ppo_loss", arrays, play, kernel, sizes=functools.partial(loss_sizes, options))
+    return Loss("ppo_loss", arrays, play, kernel, sizes=functools.partial(loss_sizes, options), options=options)
 
 
 def loss_sizes(options, **given):
@@ -300,7 +324,7 @@ def test_loss_kind(attempt, rng):
 @level(2)
 def test_policy_loss(attempt, rng):
     """minus the mean of min(r A, clip(r, 1 - clip, 1 + clip) A), for good and bad actions"""
-    for clip in (0.3, 0.2):
+    for clip in (0.3, 0.8):
         check_values(attempt, loss_scenario(samples(rng), {**PLAIN, "clip": clip}, ("policy_loss",)))
 
 
@@ -325,15 +349,13 @@ def test_loss_values(attempt, rng):
 
 @level(2)
 def test_loss_normalize(attempt, rng):
-    """normalize: (A - mean) / (std + 1e-8), std with n - 1; where all are equal, zeros"""
-    given, names = samples(rng, offset=1.5), ("policy_loss",)
-    check_values(attempt, loss_scenario(given, {**PLAIN, "normalize": True}, names))
-    tiny = {**given, "advantages": given["advantages"] * 2e-8}
-    check_values(attempt, loss_scenario(tiny, {**PLAIN, "normalize": True}, names))
-    zero = {**given, "advantages": 0 * given["advantages"]}
-    check_values(attempt, loss_scenario(zero, {**PLAIN, "normalize": True}, names))
+    """normalize: (A - mean) / (std + 1e-8), std with n - 1, for two samples too; where all are equal, zeros"""
+    given = samples(rng, offset=1.5)
+    zero, tiny = ({**given, "advantages": size * given["advantages"]} for size in (0, 2e-8))
     shifted = {**given, "advantages": given["advantages"] + 3e4}
-    check_values(attempt, loss_scenario(shifted, {**PLAIN, "normalize": True}, names))
+    two = {name: x[1:3] for name, x in given.items()}
+    for arrays in (given, zero, tiny, shifted, two):
+        check_values(attempt, loss_scenario(arrays, {**PLAIN, "normalize": True}, ("policy_loss",)))
 
 
 @level(2)
@@ -345,8 +367,8 @@ def test_loss_defaults(attempt, rng):
 @level(2)
 def test_loss_stats(attempt, rng):
     """approx_kl is the mean of (r - 1) - log r, clip_fraction of |r - 1| > clip"""
-    check_values(attempt, loss_scenario(samples(rng), PLAIN, ("approx_kl", "clip_fraction")))
-    lopsided = {name: x[::2][:5] for name, x in samples(rng).items()}
+    lopsided = {name: x[UNEQUAL] for name, x in samples(rng).items()}
+    check_values(attempt, loss_scenario(lopsided, PLAIN, ("approx_kl", "clip_fraction")))
     check_values(attempt, loss_scenario(lopsided, PLAIN, STATS))
     lopsided["logp"] = lopsided["old_logp"] + np.log(1.32)  # outside, and its logarithm inside
     check_values(attempt, loss_scenario(lopsided, PLAIN, ("clip_fraction",)))
@@ -465,6 +487,7 @@ def redrawn(m, sizes=AXES, times=1):
     made = m.ActorCritic(*sizes["D A H"])
     m.check(isinstance(made, torch.nn.Module), f"ActorCritic makes {kind(made)}, expected a torch.nn.Module")
     made = made.to(device=m.device, dtype=m.dtype)
+    m.check(any(True for _ in made.parameters()), "ActorCritic has no parameters: are its layers in a plain list?")
     noise = np.random.default_rng(5)
     with torch.no_grad():
         for p in made.parameters():
@@ -512,6 +535,17 @@ def test_model_shape(attempt, rng):
             m.step(f"act on {len(rows)} rows")
             acted(m, model, rows, seeded(m, 1))
             acted(m, model, rows)
+        m.step("forward of each row by itself")
+        model.eval()
+        for what, together, alone in zip(
+            ("logits", "value"),
+            outputs(m, model, obs),
+            map(np.concatenate, zip(*(outputs(m, model, obs[i : i + 1]) for i in range(len(obs))), strict=True)),
+            strict=True,
+        ):
+            exact = alone.astype(np.float64)
+            allowed = budget(exact, alone, 8 * max(1.0, float(np.abs(exact).max())))
+            m.check((np.abs(together - exact) <= allowed).all(), f"a row's {what} depend on the other rows")
         few, many = (sum(p.numel() for p in m.ActorCritic(5, 3, hidden).parameters()) for hidden in (11, 13))
         m.check(few < many, f"with hidden=11 there are {few} parameters, with hidden=13 {many}: is it used?")
         return {}
@@ -583,33 +617,48 @@ def far(p, count):
 
 def judge_shares(action, p, how):
     """action (draws, N): each column's actions come as often as its row of p (N, A) says."""
+
+    def off(p):
+        return np.abs(often - p) > far(p, len(action))
+
     often = np.stack([(action == a).mean(0) for a in range(p.shape[1])], axis=1)
-    off = np.abs(often - p) > far(p, len(action))
-    if off.any():
-        row = int(np.argmax(off.any(1)))
+    if (wrong := off(p)).any():
+        likeliest = np.eye(p.shape[1])[p.argmax(1)]
+        others = {
+            "always the likeliest action": likeliest,
+            "the softmax of the probabilities": np.exp(kernels.log_softmax(p)),
+            "each action equally often": np.full_like(p, 1 / p.shape[1]),
+            "the same action each time": often.round(),
+        }
+        found = [name for name, other in others.items() if not off(other).any()]
+        row = int(np.argmax(wrong.any(1)))
         raise Mismatch(
-            f"act does not draw actions with the probabilities softmax(logits), {how}",
+            f"act does not draw actions with the probabilities softmax(logits), {how}"
+            + (f", but {found[0]}" if found else ""),
             details=(("expected", f"{np.round(p[row], 3)}"), ("got", f"{np.round(often[row], 3)}")),
         )
 
 
 def shares(m, obs):
     """Many draws at each of four observations: how often each action comes, and how often two rows agree."""
-    model = redrawn(m)
-    logits, _ = outputs(m, model, obs)
-    p = np.exp(kernels.log_softmax(logits.astype(np.float64)))
-    for generator in (seeded(m, 7), None):
-        m.step(f"act on {DRAWS} copies of {len(obs)} rows")
-        action = acted(m, model, np.tile(obs, (DRAWS, 1)), generator)[0].reshape(DRAWS, len(obs))
-        judge_shares(action, p, f"over {DRAWS} rows")
-        agree = float((p[0] * p[1]).sum())
-        m.check(
-            abs((action[:, 0] == action[:, 1]).mean() - agree) <= far(agree, DRAWS),
-            "act does not draw for each row by itself",
+    for times, how in ((1, ""), (300, ", by a policy that is sure of itself")):
+        model = redrawn(m, times=times)
+        logits, _ = outputs(m, model, obs)
+        p = np.exp(kernels.log_softmax(logits.astype(np.float64)))
+        for generator in (seeded(m, 7), None):
+            m.step(f"act on {DRAWS} copies of {len(obs)} rows{how}")
+            action = acted(m, model, np.tile(obs, (DRAWS, 1)), generator)[0].reshape(DRAWS, len(obs))
+            judge_shares(action, p, f"over {DRAWS} rows{how}")
+            agree = float((p[0] * p[1]).sum())
+            m.check(
+                abs((action[:, 0] == action[:, 1]).mean() - agree) <= far(agree, DRAWS),
+                "act does not draw for each row by itself",
+            )
+        m.step(f"act on {len(obs)} rows, {CALLS} times{how}")
+        generator = seeded(m, 8)
+        judge_shares(
+            np.stack([acted(m, model, obs, generator)[0] for _ in range(CALLS)]), p, f"over {CALLS} calls{how}"
         )
-    m.step(f"act on {len(obs)} rows, {CALLS} times")
-    generator = seeded(m, 8)
-    judge_shares(np.stack([acted(m, model, obs, generator)[0] for _ in range(CALLS)]), p, f"over {CALLS} calls")
     return {}
 
 
@@ -707,11 +756,17 @@ def covers(m, rows):
 
 def orders(m, rows):
     """What the generator decides."""
-    first, again, other = (epoch(m, 40, 7, seeded(m, seed)) for seed in (1, 1, 2))
+
+    def different(epochs):
+        return len({str(batches) for batches in epochs})
+
+    first, again = (epoch(m, 40, 7, seeded(m, 1)) for _ in range(2))
     m.check(first == again, "minibatches of generators with the same seed differ")
-    m.check(first != other, "minibatches of generators with different seeds are the same")
+    found = different(epoch(m, 40, 7, seeded(m, seed)) for seed in range(9))
+    m.check(found == 9, f"minibatches of 9 generators with different seeds come in {found} orders")
     generator = seeded(m, 1)
-    m.check(epoch(m, 40, 7, generator) != epoch(m, 40, 7, generator), "two epochs with one generator are the same")
+    found = different(epoch(m, 40, 7, generator) for _ in range(9))
+    m.check(found == 9, f"9 epochs with one generator come in {found} orders")
     return {}
 
 
@@ -767,6 +822,10 @@ def disturb():
     torch.rand(1)
 
 
+AT_MOST = 2  # times total_steps, then the environments stop
+TOO_MANY = "A rollout that does not fit in is not begun; total_steps counts the steps of all environments together."
+
+
 @dataclass(frozen=True)
 class Trained:
     """What came of a training: the person's network, how many steps its environments took, and `steps_watched`."""
@@ -797,8 +856,13 @@ def trained(m, make, seed, total_steps):
 
     m.step(f"train(make_env, total_steps={total_steps}, seed={seed})")
     with tempfile.TemporaryDirectory() as folder, steps_watched() as leftovers:
-        tally = kernels.Tally(folder)
-        model = m.train(tally.around(make), total_steps=total_steps, seed=seed)
+        tally = kernels.Tally(folder, AT_MOST * total_steps)
+        try:
+            model = m.train(tally.around(make), total_steps=total_steps, seed=seed)
+        except Exception:
+            stopped = f"the environments took {tally.steps:,} steps and were stopped, total_steps is {total_steps:,}"
+            m.check(tally.steps <= tally.at_most, f"{stopped}. {TOO_MANY}")
+            raise
         steps = tally.steps
     m.check(
         isinstance(model, torch.nn.Module) and hasattr(model, "act"),
@@ -904,10 +968,7 @@ def test_train_steps(attempt, seed):
     """all environments together take no more than total_steps"""
     steps, total = crossroads(attempt, seed).steps, CROSSROADS["total_steps"]
     if steps > total:
-        raise Mismatch(
-            f"the environments took {steps:,} steps, total_steps is {total:,}. "
-            "A rollout that does not fit in is not begun; total_steps counts the steps of all environments together."
-        )
+        raise Mismatch(f"the environments took {steps:,} steps, total_steps is {total:,}. {TOO_MANY}")
 
 
 @level(4, only=("torch",), seconds=180)
@@ -929,7 +990,10 @@ WRONG = {
     ("corner",): "The step that an autoreset ignores is learned from: its action was never taken.",
     ("exit",): "A terminated episode is bootstrapped, as if it had been truncated.",
 }
-MIXED = "What is learned together belongs to different steps: observations, actions, rewards or advantages are shifted."
+MIXED = (
+    "Nothing is learned, or what is learned together belongs to different steps: does a gradient reach the policy, are "
+    "observations, actions, rewards and advantages those of one step?"
+)
 
 
 @level(4, only=("torch",), seconds=180)

@@ -10,15 +10,12 @@ from torch.distributions import Categorical
 
 
 def gae(rewards, values, next_values, terminated, truncated, *, gamma, lam):
-    T, _N = rewards.shape
     delta = rewards + gamma * torch.where(terminated, torch.zeros_like(next_values), next_values) - values
-    cut = torch.cumsum((terminated | truncated).to(torch.int64), 0)
-    cut = torch.cat([torch.zeros_like(cut[:1]), cut[:-1]])
-    same = cut[:, None] == cut[None]
-    t = torch.arange(T, device=rewards.device)
-    gap = t[None] - t[:, None]
-    weight = torch.where(gap >= 0, (gamma * lam) ** gap.clamp(min=0).to(rewards.dtype), 0.0).to(rewards.dtype)
-    adv = torch.einsum("ts,tsn,sn->tn", weight, same.to(rewards.dtype), delta)
+    kept = gamma * lam * torch.logical_not(terminated | truncated).to(delta.dtype)
+    rows = [torch.zeros_like(delta[0])]
+    for error, factor in zip(delta.flip(0), kept.flip(0), strict=True):
+        rows.append(torch.addcmul(error, factor, rows[-1]))
+    adv = torch.stack(rows[:0:-1])
     return [adv, values + adv]
 
 
