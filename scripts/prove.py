@@ -86,9 +86,10 @@ def complaints(
 ) -> Iterator[tuple[Job, str]]:
     """(job, what is wrong with how it was graded or "") for the solution and for each mistake on each seed.
 
-    brief: of the mistakes that one check is there for, the first alone is graded so, the others by that check on one
-    seed; and what takes more seconds than that, in all or in the check that caught it, stays at the first seed, and at
-    the first mistake. done: what is not to be graded, as "name, seed N".
+    brief: of the mistakes that one check is there for, the first alone is graded so, and that in the kata's first
+    framework alone, in others by its check with the hint; the other mistakes by that check on one seed. What takes more
+    seconds than that, in all or in the check that caught it, stays at the first seed, and at the first mistake.
+    done: what is not to be graded, as "name, seed N".
     """
     right = kata.solution(framework).read_text(encoding="utf-8")
     variants = [(bug, source) for bug, source in mistakes(kata, framework) if not only or bug.name in only]
@@ -99,7 +100,8 @@ def complaints(
     others = []
     for bug, source in variants:
         if brief == math.inf or leading[bug.check] == bug.name:
-            first.append(Job(bug.name, source, seeds[0], hint=True))
+            whole = brief == math.inf or framework == kata.frameworks[0]
+            first.append(Job(bug.name, source, seeds[0], check=None if whole else bug.check, hint=True))
         else:
             others.append(Job(bug.name, source, seeds[0], check=bug.check))
     slow = set()
