@@ -87,9 +87,9 @@ def complaints(
     """(job, what is wrong with how it was graded or "") for the solution and for each mistake on each seed.
 
     brief: of the mistakes that one check is there for, the first alone is graded so, and that in the kata's first
-    framework alone, in others by its check with the hint; the other mistakes by that check on one seed. What takes more
-    seconds than that, in all or in the check that caught it, stays at the first seed, and at the first mistake.
-    done: what is not to be graded, as "name, seed N".
+    framework alone, and where no level is training; else by its check with the hint. The other mistakes are graded by
+    that check on one seed. What takes more seconds than that, in all or in the check that caught it, stays at the first
+    seed, and at the first mistake. done: what is not to be graded, as "name, seed N".
     """
     right = kata.solution(framework).read_text(encoding="utf-8")
     variants = [(bug, source) for bug, source in mistakes(kata, framework) if not only or bug.name in only]
@@ -98,10 +98,10 @@ def complaints(
     leading = {bug.check: bug.name for bug, _ in reversed(variants)}
     first = [Job(SOLUTION, right, seeds[0])] if solution else []
     others = []
+    in_full = brief == math.inf or (framework == kata.frameworks[0] and "training" not in kata.levels)
     for bug, source in variants:
         if brief == math.inf or leading[bug.check] == bug.name:
-            whole = brief == math.inf or framework == kata.frameworks[0]
-            first.append(Job(bug.name, source, seeds[0], check=None if whole else bug.check, hint=True))
+            first.append(Job(bug.name, source, seeds[0], check=None if in_full else bug.check, hint=True))
         else:
             others.append(Job(bug.name, source, seeds[0], check=bug.check))
     slow = set()

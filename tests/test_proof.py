@@ -55,8 +55,8 @@ def test_the_solution_passes(kata, framework):
 def test_each_bug_is_caught_by_its_check_and_named(kata, framework, part):
     """For each check one mistake in full, with --hint, and on one more seed; the others by the check they name.
 
-    In other frameworks than the kata's first that one is graded by its check as well; of what is slow, the first on one
-    seed alone. `scripts/prove.py` takes every mistake in full and to three seeds.
+    In other frameworks than the kata's first, and where a level is training, that one is graded by its check as well;
+    of what is slow, the first on one seed alone. `scripts/prove.py` takes every mistake in full and to three seeds.
     """
     groups = by_check(kata, framework)[part * SIZE : (part + 1) * SIZE]
     chosen = [name for group in groups for name in group]
