@@ -11,8 +11,6 @@ import argparse
 from graders import KataError, stubs
 from graders.catalogue import FRAMEWORKS, ROOT, Kata, find, katas
 
-BEGIN, END = "<!-- katas -->", "<!-- end of katas -->"
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -23,7 +21,7 @@ def main() -> None:
         for kata in [find(name) for name in options.kata] or katas():
             for framework in kata.frameworks:
                 write_stub(kata, framework, force=options.force)
-        write_table()
+        write_table("katas", table())
     except KataError as error:
         raise SystemExit(f"derive: {error}") from None
 
@@ -52,12 +50,13 @@ def table() -> str:
     return "\n".join(rows)
 
 
-def write_table() -> None:
-    readme = ROOT / "README.md"
+def write_table(name: str, rows: str) -> None:
+    """Puts the rows into the README between `<!-- name -->` and `<!-- end of name -->`."""
+    readme, begin, end = ROOT / "README.md", f"<!-- {name} -->", f"<!-- end of {name} -->"
     text = readme.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    new = f"{before}{BEGIN}\n{table()}\n{END}{after}"
+    before, rest = text.split(begin)
+    after = rest.split(end)[1]
+    new = f"{before}{begin}\n{rows}\n{end}{after}"
     if new != text:
         readme.write_text(new, encoding="utf-8")
         print("wrote README.md")

@@ -52,31 +52,34 @@ def main() -> None:
 
 def measure(kata: Kata, framework: str, level: int | None, pairs: int) -> str:
     """Grades each mistake and so many pairs; the row of the table."""
-    path = kata.solution(framework)
     says = {bug.name: bug.says for bug in bugs.bank(kata)}
     sources: dict[tuple[str, ...], str] = {(bug.name,): source for bug, source in bugs.variants(kata, framework)}
     sources.update(itertools.islice(drawn(kata, framework), pairs))
-    kept = Kept(
-        KEPT, [kata.name, framework, level, fingerprint(kata, path, kata.bugs, Path(bugs.__file__), Path(__file__))]
-    )
+    known = kept(kata, framework, level)
     jobs = {
         " + ".join(names): Job(" + ".join(names), renamed(source, i), SEED, level=level, hint=True)
         for i, (names, source) in enumerate(sources.items())
     }
-    left = [job for name, job in jobs.items() if name not in kept.found]
+    left = [job for name, job in jobs.items() if name not in known.found]
     with Progress(transient=True, disable=not sys.stdout.isatty()) as bar:
         task = bar.add_task(f"{kata.name}, {framework}", total=len(jobs), completed=len(jobs) - len(left))
         for job, checks in grade_each(kata, framework, left):
-            kept.add(job.name, outcome(checks[-1], {says[name] for name in job.name.split(" + ")}))
+            known.add(job.name, outcome(checks[-1], {says[name] for name in job.name.split(" + ")}))
             bar.advance(task)
     counts: list[Counter[str]] = [Counter(), Counter()]
     for names, name in zip(sources, jobs, strict=True):
-        found, told = kept.found[name]
+        found, told = known.found[name]
         counts[len(names) - 1][found] += 1
         if found in OUTCOMES[2:] or (found == "silent" and len(names) == 1):
             print(f"{kata.name}, {framework}, {name}: {found}. {told}", flush=True)
     cells = [str(cell) for count in counts for cell in (count.total(), *(count[outcome] for outcome in OUTCOMES))]
     return f"| {kata.name} | {framework} | {' | '.join(cells)} |"
+
+
+def kept(kata: Kata, framework: str, level: int | None = None) -> Kept:
+    """The `outcome` of each mistake, and of each pair as "one + other"."""
+    depends = [kata.solution(framework), kata.bugs, Path(bugs.__file__), Path(__file__)]
+    return Kept(KEPT, [kata.name, framework, level, fingerprint(kata, *depends)])
 
 
 def drawn(kata: Kata, framework: str) -> Iterator[tuple[tuple[str, str], str]]:

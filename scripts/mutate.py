@@ -25,6 +25,7 @@ from graders.mutants import equivalents, mutants
 KEPT = ROOT / ".katas" / "mutants.jsonl"
 SECONDS = 60.0  # a check takes; a mutant that loops is caught when they are over
 SEED = 1
+SURVIVED = ("passed", "error")
 
 
 def main() -> None:
@@ -51,6 +52,11 @@ def main() -> None:
         print("\n".join(["", head, "| --- " * 7 + "|", *rows]))
 
 
+def kept(kata: Kata, framework: str, level: int | None = None, examples: int | None = None) -> Kept:
+    """The outcome of each mutant that was graded, by its key."""
+    return Kept(KEPT, [kata.name, framework, level, examples, fingerprint(kata, kata.solution(framework))])
+
+
 def show(kata: Kata, framework: str, key: str) -> None:
     for mutant in mutants(kata.solution(framework).read_text(encoding="utf-8")):
         if mutant.key == key:
@@ -64,8 +70,8 @@ def score(kata: Kata, framework: str, level: int | None, examples: int | None) -
     found = {mutant.key: mutant for mutant in mutants(path.read_text(encoding="utf-8"))}
     if gone := sorted(known - set(found)):
         raise KataError(f"{kata.folder}/.equivalents.toml: there is no mutant '{gone[0]}' in {framework}; take it out")
-    kept = Kept(KEPT, [kata.name, framework, level, examples, fingerprint(kata, path)])
-    outcomes = kept.found
+    going = kept(kata, framework, level, examples)
+    outcomes = going.found
     jobs = [
         Job(key, mutant.source, SEED, level=level, examples=examples)
         for key, mutant in found.items()
@@ -79,9 +85,9 @@ def score(kata: Kata, framework: str, level: int | None, examples: int | None) -
     with Progress(transient=True, disable=not sys.stdout.isatty()) as bar:
         task = bar.add_task(f"{kata.name}, {framework}", total=len(jobs))
         for job, checks in grade_each(kata, framework, jobs, at_most=SECONDS):
-            kept.add(job.name, checks[-1].outcome)
+            going.add(job.name, checks[-1].outcome)
             bar.advance(task)
-    survivors = [key for key in found if outcomes.get(key) in ("passed", "error")]
+    survivors = [key for key in found if outcomes.get(key) in SURVIVED]
     for key in survivors:
         print(f"{kata.name}, {framework}: {key}" + (" (error)" if outcomes[key] == "error" else ""), flush=True)
     judged = len(found) - len(known)

@@ -50,27 +50,31 @@ def main() -> None:
 def prove(kata: Kata, framework: str, seeds: range, only: list[str] | None = None) -> int:
     """Prints what is wrong, a line each; the number of mistakes that are not caught as they should be."""
     names = [bug.name for bug, _ in mistakes(kata, framework) if not only or bug.name in only]
-    depends = [kata.solution(framework), kata.bugs, *([kata.beyond] if kata.beyond.exists() else [])]
-    depends += [Path(bugs.__file__), Path(__file__)]
-    kept = Kept(KEPT, [kata.name, framework, fingerprint(kata, *depends)])
-    expected = [_key(name, seed) for seed in seeds for name in ([] if only else [SOLUTION]) + names]
+    known = kept(kata, framework)
+    expected = [key(name, seed) for seed in seeds for name in ([] if only else [SOLUTION]) + names]
     with Progress(transient=True, disable=not sys.stdout.isatty()) as bar:
-        done = sum(key in kept.found for key in expected)
+        done = sum(grading in known.found for grading in expected)
         task = bar.add_task(f"{kata.name}, {framework}", total=len(expected), completed=done)
-        for job, complaint in complaints(kata, framework, seeds, only, solution=not only, done=kept.found):
-            kept.add(_key(job.name, job.seed), complaint)
+        for job, complaint in complaints(kata, framework, seeds, only, solution=not only, done=known.found):
+            known.add(key(job.name, job.seed), complaint)
             bar.advance(task)
     wrong = set()
-    for key in expected:
-        if kept.found[key] and (name := key.split(",")[0]) not in wrong:
+    for grading in expected:
+        if known.found[grading] and (name := grading.split(",")[0]) not in wrong:
             wrong.add(name)
-            print(f"  {key}: {kept.found[key]}", flush=True)
+            print(f"  {grading}: {known.found[grading]}", flush=True)
     found = len(names) - len(wrong & set(names))
     print(f"{kata.name}, {framework}: {found} of {len(names)} mistakes caught and named", flush=True)
     return len(wrong)
 
 
-def _key(name: str, seed: int) -> str:
+def kept(kata: Kata, framework: str) -> Kept:
+    """What was found wrong with each grading, by `key`: nothing is ""."""
+    depends = [kata.solution(framework), kata.bugs, *([kata.beyond] if kata.beyond.exists() else [])]
+    return Kept(KEPT, [kata.name, framework, fingerprint(kata, *depends, Path(bugs.__file__), Path(__file__))])
+
+
+def key(name: str, seed: int) -> str:
     return f"{name}, seed {seed}"
 
 
@@ -107,7 +111,7 @@ def complaints(
     slow = set()
 
     def left(jobs: list[Job]) -> list[Job]:
-        return [job for job in jobs if _key(job.name, job.seed) not in done]
+        return [job for job in jobs if key(job.name, job.seed) not in done]
 
     for job, checks in grade_each(kata, framework, left(first)):
         took = [check.seconds for check in checks] or [0.0]

@@ -52,6 +52,11 @@ def right(kata: Kata, framework: str) -> list[Path]:
     return [path for path in sorted(folder.glob("*.py")) if kata.framework_of(path) == framework]
 
 
+def kept(kata: Kata, framework: str, path: Path, level: int | None = None, device: str = "auto") -> Kept:
+    """What a file was refused for on each seed that was graded; nothing is ""."""
+    return Kept(KEPT, [kata.name, framework, path.name, level, device, fingerprint(kata, path)])
+
+
 def job(path: Path, seed: int, level: int | None = None, device: str = "auto") -> Job:
     """One grading; what a file named fused* calls is not refused."""
     lifted = path.stem.startswith("fused")
@@ -60,15 +65,15 @@ def job(path: Path, seed: int, level: int | None = None, device: str = "auto") -
 
 def sweep(kata: Kata, framework: str, path: Path, seeds: int, level: int | None, device: str) -> int:
     """Prints each false alarm, then a line; the number of false alarms."""
-    kept = Kept(KEPT, [kata.name, framework, path.name, level, device, fingerprint(kata, path)])
-    found = kept.found
+    going = kept(kata, framework, path, level, device)
+    found = going.found
     jobs = [job(path, seed, level, device) for seed in range(seeds) if seed not in found]
     title = f"{kata.name}, {framework}" + (f", {path.stem}" if path != kata.solution(framework) else "")
     with Progress(transient=True, disable=not sys.stdout.isatty()) as progress:
         task = progress.add_task(title, total=seeds, completed=seeds - len(jobs))
         for done, checks in grade_each(kata, framework, jobs, whole=True):
             last = checks[-1]
-            kept.add(done.seed, "" if last.outcome == "passed" else f"{last.name}: {last.message}")
+            going.add(done.seed, "" if last.outcome == "passed" else f"{last.name}: {last.message}")
             if found[done.seed]:
                 progress.console.print(f"seed {done.seed}: {found[done.seed]}", markup=False)
             progress.advance(task)
