@@ -1,14 +1,17 @@
 """Writes the README's table of what the proofs found of this tree, from what their programs kept.
 
     python scripts/figures.py
+    python scripts/figures.py attention
 
 A figure is there only if every grading that it speaks of is: what a change of a grader, of the library, of a solution
-or of a mistake has made old counts as not graded. What is missing is said, with the command that would grade it.
+or of a mistake has made old counts as not graded. What is missing is said, with the command that would grade it. Of a
+kata that is not named the rows stay as they are.
 """
 
+import argparse
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import hints
 import mutate
@@ -16,8 +19,8 @@ import prove
 import seeds
 from derive import write_table
 
-from graders import KataError, bugs, katas
-from graders.catalogue import FRAMEWORKS, Kata
+from graders import KataError, bugs, find, katas
+from graders.catalogue import FRAMEWORKS, ROOT, Kata
 from graders.mutants import equivalents, mutants
 
 MISSING = "-"
@@ -25,16 +28,28 @@ HEAD = ("kata", "framework", "mistakes", "mutants", "solution", "right attempts"
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kata", nargs="*", help="the katas whose rows to write (all)")
+    options = parser.parse_args()
     try:
-        write_table("figures", table())
+        chosen = [find(name) for name in options.kata] or katas()
+        write_table("figures", table(chosen, (ROOT / "README.md").read_text(encoding="utf-8")))
     except KataError as error:
         raise SystemExit(f"figures: {error}") from None
 
 
-def table() -> str:
-    rows = [HEAD, ("---",) * len(HEAD)]
-    rows += [row(kata, framework) for kata in katas() for framework in kata.frameworks]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+def table(chosen: Sequence[Kata], readme: str) -> str:
+    """The rows of the chosen katas anew, those of others as the README has them."""
+    lines = [f"| {' | '.join(HEAD)} |", "| --- " * len(HEAD) + "|"]
+    for kata in katas():
+        for framework in kata.frameworks:
+            start = f"| {kata.title} | {FRAMEWORKS[framework]} |"
+            old = [line for line in readme.splitlines() if line.startswith(start)]
+            if kata in chosen or not old:
+                lines.append(f"| {' | '.join(row(kata, framework))} |")
+            else:
+                lines += old
+    return "\n".join(lines)
 
 
 COLUMNS: dict[str, Callable[[Kata, str], str]] = {}
