@@ -52,9 +52,6 @@ def table(chosen: Sequence[Kata], readme: str) -> str:
     return "\n".join(lines)
 
 
-COLUMNS: dict[str, Callable[[Kata, str], str]] = {}
-
-
 def row(kata: Kata, framework: str) -> tuple[str, ...]:
     """One row of the table; a cell that is missing is said."""
     cells = [kata.title, FRAMEWORKS[framework]]
@@ -65,17 +62,6 @@ def row(kata: Kata, framework: str) -> tuple[str, ...]:
     return tuple(cells)
 
 
-def column(command: str) -> Callable[[Callable[[Kata, str], str]], Callable[[Kata, str], str]]:
-    """Marks the function that gives a column's cells, with the command that grades for it."""
-
-    def mark(cell: Callable[[Kata, str], str]) -> Callable[[Kata, str], str]:
-        COLUMNS[command] = cell
-        return cell
-
-    return mark
-
-
-@column("prove.py")
 def mistakes(kata: Kata, framework: str) -> str:
     """How many are caught by their check and named, of those of the bank and beyond it."""
     found = prove.kept(kata, framework).found
@@ -86,7 +72,6 @@ def mistakes(kata: Kata, framework: str) -> str:
     return f"{len(names) - len(wrong)} of {len(names)}"
 
 
-@column("mutate.py")
 def mutated(kata: Kata, framework: str) -> str:
     """How many mutants are caught, of those that are not right as well."""
     found = mutate.kept(kata, framework).found
@@ -98,12 +83,10 @@ def mutated(kata: Kata, framework: str) -> str:
     return f"{sum(found[key] not in mutate.SURVIVED for key in judged)} of {len(judged)}"
 
 
-@column("seeds.py")
 def solution(kata: Kata, framework: str) -> str:
     return "; ".join(alarms(kata, framework, right=False)) or MISSING
 
 
-@column("seeds.py --right")
 def right_attempts(kata: Kata, framework: str) -> str:
     return "; ".join(alarms(kata, framework, right=True)) or MISSING
 
@@ -122,7 +105,6 @@ def alarms(kata: Kata, framework: str, *, right: bool) -> Iterator[str]:
             yield f"{count} in {files}{least}" + (f" to level {level}" if level else "")
 
 
-@column("hints.py")
 def named(kata: Kata, framework: str) -> str:
     """How many mistakes of the bank are named, under other names of variables."""
     found = hints.kept(kata, framework).found
@@ -132,7 +114,6 @@ def named(kata: Kata, framework: str) -> str:
     return f"{sum(found[name][0] == 'named' for name in bank)} of {len(bank)}"
 
 
-@column("hints.py --pairs 40")
 def pairs(kata: Kata, framework: str) -> str:
     """Of two mistakes at once, how often one is named, and what came instead."""
     found = Counter(told[0] for name, told in hints.kept(kata, framework).found.items() if " + " in name)
@@ -140,6 +121,16 @@ def pairs(kata: Kata, framework: str) -> str:
         return MISSING
     others = [f", {found[outcome]} {outcome}" for outcome in hints.OUTCOMES[1:] if found[outcome]]
     return f"{found['named']} of {found.total()}{''.join(others)}"
+
+
+COLUMNS: dict[str, Callable[[Kata, str], str]] = {  # by the command that grades for them
+    "prove.py": mistakes,
+    "mutate.py": mutated,
+    "seeds.py": solution,
+    "seeds.py --right": right_attempts,
+    "hints.py": named,
+    "hints.py --pairs 40": pairs,
+}
 
 
 if __name__ == "__main__":
