@@ -55,12 +55,12 @@ def nothing_left_over():
     """Memory that torch.empty gives holds NaN, not what lay there before, which may look random."""
     import torch
 
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    before = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode("warn")  # as use_deterministic_algorithms does, which imports the compiler first
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.set_deterministic_debug_mode(before)
 
 
 def set_adapter(m, layer, a, b):
