@@ -1047,22 +1047,23 @@ def returns_of(model, make, seeds):
     return totals
 
 
-@level(4, only=("torch",), seconds=300)
+@level(4, only=("torch",), seconds=600)
 def test_train_cart_pole(attempt, rng, seed):
     """on CartPole-v1 the mean greedy return over 20 episodes is at least 475, from 150,000 steps"""
     make = kernels.cart_pole(swapped=bool(rng.integers(2)))
-    found = play_at_home(attempt, lambda m: trained(m, make, seed, **CART_POLE))
-    totals = returns_of(found, make, rng.integers(2**31, size=EPISODES))
-    if found.steps > CART_POLE["total_steps"]:
-        raise Mismatch(f"the environments took {found.steps:,} steps, total_steps is {CART_POLE['total_steps']:,}")
-    if not totals.mean() >= ENOUGH:
-        raise Mismatch(
-            f"the mean greedy return over {EPISODES} episodes is {totals.mean():.1f}, at least {ENOUGH} is asked for",
-            details=(
-                ("returns", " ".join(f"{x:.0f}" for x in sorted(totals))),
-                (
-                    "but",
-                    "Episodes of one step were learned. Long ones with observations of either sign and size are not.",
-                ),
-            ),
-        )
+    tries = []
+    for number in (seed, seed + 1):  # learning is chance: a right attempt falls short with one seed in some hundred
+        found = play_at_home(attempt, lambda m, number=number: trained(m, make, number, **CART_POLE))
+        if found.steps > CART_POLE["total_steps"]:
+            raise Mismatch(f"the environments took {found.steps:,} steps, total_steps is {CART_POLE['total_steps']:,}")
+        tries.append(returns_of(found, make, rng.integers(2**31, size=EPISODES)))
+        if tries[-1].mean() >= ENOUGH:
+            return
+    means = " and with another seed ".join(f"{totals.mean():.1f}" for totals in tries)
+    raise Mismatch(
+        f"the mean greedy return over {EPISODES} episodes is {means}, at least {ENOUGH} is asked for with one of them",
+        details=(
+            *(("returns", " ".join(f"{x:.0f}" for x in sorted(totals))) for totals in tries),
+            ("but", "Episodes of one step were learned. Long ones with observations of either sign and size are not."),
+        ),
+    )
