@@ -87,9 +87,17 @@ def bound(rng, dims=AXES, **options):
     return Call("elbo", args, kernels.elbo, kernels.elbo_backward, options, toward=(1, 2, 3))
 
 
+class LogMean(Call):
+    """A call of iwae_bound, whose result may be far smaller than the two logs that cancel in it."""
+
+    def scales(self):
+        (log_w,) = self.args
+        return {"out": float(np.abs(log_w.max(axis=0)).max()) + np.log(len(log_w))}
+
+
 def importance(log_w):
     kernel, others = kernels.iwae_bound, (kernels.iwae_one_by_one,)
-    return Call("iwae_bound", (log_w,), kernel, kernels.iwae_bound_backward, toward=(0,), formulas=others)
+    return LogMean("iwae_bound", (log_w,), kernel, kernels.iwae_bound_backward, toward=(0,), formulas=others)
 
 
 def arranged(rng, shape, layout):
