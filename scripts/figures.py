@@ -41,10 +41,11 @@ def main() -> None:
 def table(chosen: Sequence[Kata], readme: str) -> str:
     """The rows of the chosen katas anew, those of others as the README has them."""
     lines = [f"| {' | '.join(HEAD)} |", "| --- " * len(HEAD) + "|"]
+    before = readme.split("<!-- figures -->")[-1].split("<!-- end of figures -->")[0].splitlines()
     for kata in katas():
         for framework in kata.frameworks:
             start = f"| {kata.title} | {FRAMEWORKS[framework]} |"
-            old = [line for line in readme.splitlines() if line.startswith(start)]
+            old = [line for line in before if line.startswith(start)]
             if kata in chosen or not old:
                 lines.append(f"| {' | '.join(row(kata, framework))} |")
             else:
