@@ -23,6 +23,7 @@ from graders.checks import (
     check_shape,
     check_values,
 )
+from graders.checks.cases import Kernel
 from graders.checks.gradients import STEP
 from graders.checks.values import FLOOR, SLACK, run, told_apart
 from graders.errors import Mismatch
@@ -46,12 +47,20 @@ SURE = 7.0  # standard errors of a mean that a right attempt never strays
 
 @dataclass(frozen=True)
 class Call(Case):
-    """A case whose gradients are asked of some arguments: the noise and the images are data."""
+    """A case whose gradients are asked of some arguments: the noise and the images are data.
+
+    terms(*args, **options): the size of what is summed in each entry of the result. It may cancel, and a right formula
+    may leave a few ulp of it.
+    """
 
     toward: tuple[int, ...] = ()
+    terms: Kernel | None = None
 
     def wrt(self):
         return list(self.toward)
+
+    def scales(self):
+        return {"out": float(np.max(self.terms(*self.args, **self.options), initial=0))}
 
 
 def latents(rng, dims=AXES, scale=1.0):
@@ -68,36 +77,45 @@ def logits(rng, dims=AXES):
 
 
 def draw(mu, logvar, eps):
+    def terms(mu, logvar, eps):
+        return np.abs(mu) + np.abs(eps) * np.exp(logvar / 2)
+
     kernel, backward = kernels.reparameterize, kernels.reparameterize_backward
-    return Call("reparameterize", (mu, logvar, eps), kernel, backward, toward=(0, 1))
+    return Call("reparameterize", (mu, logvar, eps), kernel, backward, toward=(0, 1), terms=terms)
+
+
+def kl_terms(mu, logvar):
+    return (np.square(mu) + np.exp(logvar) + np.abs(logvar) + 1).sum(axis=-1) / 2
 
 
 def divergence(mu, logvar):
     kernel, backward = kernels.kl_standard_normal, kernels.kl_standard_normal_backward
-    return Call("kl_standard_normal", (mu, logvar), kernel, backward, toward=(0, 1))
+    return Call("kl_standard_normal", (mu, logvar), kernel, backward, toward=(0, 1), terms=kl_terms)
+
+
+def likelihood_terms(x, logits):
+    return np.abs(logits).sum(axis=-1)
 
 
 def likelihood(x, given):
     kernel, backward = kernels.bernoulli_log_prob, kernels.bernoulli_log_prob_backward
-    return Call("bernoulli_log_prob", (x, given), kernel, backward, toward=(1,))
+    return Call("bernoulli_log_prob", (x, given), kernel, backward, toward=(1,), terms=likelihood_terms)
 
 
 def bound(rng, dims=AXES, **options):
+    def terms(x, logits, mu, logvar, beta=1.0):
+        return likelihood_terms(x, logits) + beta * kl_terms(mu, logvar)
+
     args = (pixels(rng, dims), logits(rng, dims), *latents(rng, dims))
-    return Call("elbo", args, kernels.elbo, kernels.elbo_backward, options, toward=(1, 2, 3))
-
-
-class LogMean(Call):
-    """A call of iwae_bound, whose result may be far smaller than the two logs that cancel in it."""
-
-    def scales(self):
-        (log_w,) = self.args
-        return {"out": float(np.abs(log_w.max(axis=0)).max()) + np.log(len(log_w))}
+    return Call("elbo", args, kernels.elbo, kernels.elbo_backward, options, toward=(1, 2, 3), terms=terms)
 
 
 def importance(log_w):
-    kernel, others = kernels.iwae_bound, (kernels.iwae_one_by_one,)
-    return LogMean("iwae_bound", (log_w,), kernel, kernels.iwae_bound_backward, toward=(0,), formulas=others)
+    def terms(log_w):
+        return np.abs(log_w.max(axis=0)) + np.log(len(log_w))
+
+    kernel, backward, others = kernels.iwae_bound, kernels.iwae_bound_backward, (kernels.iwae_one_by_one,)
+    return Call("iwae_bound", (log_w,), kernel, backward, toward=(0,), formulas=others, terms=terms)
 
 
 def arranged(rng, shape, layout):
