@@ -5,6 +5,7 @@ right answer may be off.
 """
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,7 @@ def adam_step(
     return p - number(lr) * (first / _correction(number, beta1, t)) / size, first, second
 
 
-def trajectory(
+def path(
     p: np.ndarray,
     grads: np.ndarray,
     *,
@@ -43,12 +44,13 @@ def trajectory(
     decoupled: bool = False,
     without: Collection[int] = (),
 ) -> np.ndarray:
-    """The parameter after a step with each gradient; in the steps `without` it has none and stays as it is."""
+    """The parameter before the first step and after each; in the steps `without` it has no gradient and stays."""
     number = p.dtype.type
     m, v, largest = np.zeros_like(p), np.zeros_like(p), np.zeros_like(p)
-    t = 0
+    t, found = 0, [p]
     for i, gradient in enumerate(grads):
         if i in without:
+            found.append(p)
             continue
         t += 1
         g = gradient
@@ -62,7 +64,18 @@ def trajectory(
         second = largest if amsgrad else v
         size = np.sqrt(second / _correction(number, betas[1], t)) + number(eps)
         p = p - number(lr) * (m / _correction(number, betas[0], t)) / size
-    return p
+        found.append(p)
+    return np.stack(found)
+
+
+def trajectory(p: np.ndarray, grads: np.ndarray, **options: Any) -> np.ndarray:
+    """The parameter after a step with each gradient; options as for `path`."""
+    return path(p, grads, **options)[-1, ...]
+
+
+def rounded(p: np.ndarray, grads: np.ndarray, **options: Any) -> float:
+    """The size of what rounding makes of the steps: each rounds the parameter, by chance up or down."""
+    return float(np.max(np.linalg.norm(path(p, grads, **options), axis=0)))
 
 
 def norm(grads: Sequence[np.ndarray]) -> np.ndarray:

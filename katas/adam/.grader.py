@@ -3,6 +3,7 @@
 import copy
 from collections import namedtuple
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -150,14 +151,14 @@ def training(rng, name, options, *, decay=0.0, without=(), tree=0, **drawn):
         found = {"the first parameter": p, "the second parameter": q}
         return {which: m.array(x, which) for which, x in found.items()}
 
-    def kernel(p, q, dp, dq):
-        right = {"weight_decay": decay, "decoupled": name.lower() == "adamw", **options}
-        return {
-            "the first parameter": kernels.trajectory(p, dp, **right, without=without),
-            "the second parameter": kernels.trajectory(q, dq, **right),
-        }
+    right = {"weight_decay": decay, "decoupled": name.lower() == "adamw", **options}
 
-    return Scenario(name, numbers(rng, **drawn), play, kernel)
+    def both(what, p, q, dp, dq):
+        first, second = what(p, dp, **right, without=without), what(q, dq, **right)
+        return {"the first parameter": first, "the second parameter": second}
+
+    kernel, sizes = partial(both, kernels.trajectory), partial(both, kernels.rounded)
+    return Scenario(name, numbers(rng, **drawn), play, kernel, sizes=sizes)
 
 
 def optimizer_name(attempt, name):
